@@ -1,0 +1,2 @@
+//! The `litesnap` command.
+fn main() {}
