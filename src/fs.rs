@@ -1,0 +1,77 @@
+//! The file system, where doing it right takes more than one call.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// Renames `from` to `to` in the same directory and returns after the directory is synced.
+///
+/// # Errors
+/// As the system says.
+pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
+    #[allow(clippy::disallowed_methods, reason = "this is the one home of rename: the directory sync follows")]
+    std::fs::rename(from, to)?;
+    match to.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+/// Makes `dir` and its parents, for this user only (0700).
+///
+/// # Errors
+/// [`Error::Io`] naming the directory.
+pub fn create_private_dir(dir: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| Error::Io { attempt: "create the directory", path: dir.to_path_buf(), source })
+}
+
+/// Free space for this user below `dir`, in bytes.
+///
+/// # Errors
+/// As the system says.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(dir)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// The name of a network or user-space file system on which locks and shared memory cannot be trusted; `None` for a
+/// local one. Magic numbers: statfs(2).
+#[must_use]
+pub fn network_file_system(path: &Path) -> Option<&'static str> {
+    let kind = nix::sys::statfs::statfs(path).ok()?.filesystem_type();
+    let known: [(i64, &'static str); 9] = [
+        (0x6969, "NFS"),
+        (0x517B, "SMB"),
+        (0xFF53_4D42, "CIFS"),
+        (0xFE53_4D42, "SMB2"),
+        (0x6573_5546, "FUSE"),
+        (0x0102_1997, "9P"),
+        (0x00C3_6400, "Ceph"),
+        (0x5346_414F, "AFS"),
+        (0x0BD0_0BD0, "Lustre"),
+    ];
+    known.iter().find(|(magic, _)| *magic == i64::from(kind.0)).map(|(_, name)| *name)
+}
+
+/// `path` with `cwd` in front if it is relative, and `.` and `..` taken out by name.
+#[must_use]
+pub fn absolute(path: &Path, cwd: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in cwd.join(path).components() {
+        match part {
+            std::path::Component::ParentDir => {
+                out.pop();
+            }
+            std::path::Component::CurDir => {}
+            other => out.push(other),
+        }
+    }
+    out
+}

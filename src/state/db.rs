@@ -1,0 +1,476 @@
+//! `state.db`: the rows behind the slots, in an ordinary SQLite database in WAL mode.
+//!
+//! Written by one connection in batches, each one transaction that survives power loss (`synchronous=FULL`); read by
+//! any number of others, those of `sqlite3` shells included. A crash leaves the last whole batch. A file that is
+//! damaged or not ours is set aside under another name, never deleted, and everything counts as changed.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::types::{Value, ValueRef};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+
+use crate::clock::Nanos;
+use crate::content::ContentHash;
+use crate::error::{Error, Result};
+use crate::fs::rename_durably;
+use crate::stamps::{JournalStamp, MainStamp, Stamps, WalStamp};
+
+/// "LSNP": in the header of `state.db`, so that a foreign file is never taken for ours.
+const APPLICATION_ID: i32 = 0x4C53_4E50;
+/// Raised when a released schema changes.
+const SCHEMA_VERSION: i32 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE databases(
+  id INTEGER PRIMARY KEY,  -- keyed hash of the path
+  path NOT NULL,           -- TEXT; BLOB where it is not UTF-8
+  prefix TEXT,             -- key prefix below the store's; NULL under the default template, where the path tells it
+  dev INTEGER, ino INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
+  wal_ino INTEGER, wal_size INTEGER, wal_mtime_ns INTEGER,
+  journal_size INTEGER, journal_mtime_ns INTEGER,
+  stamped_ns INTEGER,      -- when these stamps were taken
+  content_hash BLOB,       -- of the last stored snapshot
+  key_ms INTEGER,          -- the time in the last stored snapshot's key, ms since 1970
+  stored_s INTEGER,        -- when the store confirmed it, s since 1970
+  gone_s INTEGER,          -- since when it is gone from the host
+  failed_s INTEGER,        -- since when attempts fail
+  error TEXT               -- the last failure: word, colon, detail
+);
+CREATE VIEW snapshots AS SELECT path,
+  strftime('%Y%m%dT%H%M%S', key_ms / 1000, 'unixepoch') || printf('.%03dZ.db.lz4', key_ms % 1000) AS last_key,
+  datetime(stored_s, 'unixepoch') AS stored_utc, datetime(gone_s, 'unixepoch') AS gone_utc,
+  datetime(failed_s, 'unixepoch') AS failing_since_utc, error
+  FROM databases;
+";
+
+/// What a state belongs to. If any part differs, nothing in it says anything about the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Store and prefix, without secrets.
+    pub store: String,
+    /// Key template.
+    pub template: String,
+    /// Host name as it goes into keys and descriptions.
+    pub host: String,
+}
+
+/// What [`StateDb::open`] met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Opened {
+    /// No state yet.
+    Fresh,
+    /// The state of this very store, template and host.
+    Known,
+    /// It belonged to another store, template or host, which the text names. All rows were dropped.
+    Reset(String),
+    /// The file was damaged or not ours; it now lies at this path.
+    SetAside(PathBuf, String),
+}
+
+/// One row of `databases`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Hash of the path.
+    pub id: u64,
+    /// Absolute path of the main file.
+    pub path: PathBuf,
+    /// Key prefix, unless the path tells it.
+    pub prefix: Option<String>,
+    /// Stamps before the last confirmed read.
+    pub stamps: Option<Stamps>,
+    /// When they were taken.
+    pub stamped_at: Nanos,
+    /// Content of the last stored snapshot.
+    pub content_hash: Option<ContentHash>,
+    /// Timestamp in its key, ms.
+    pub key_ms: Option<i64>,
+    /// When it was stored, s; 0 for never.
+    pub stored_s: u32,
+    /// Gone from the host since, s.
+    pub gone_s: Option<i64>,
+    /// The last failure, if the last attempt failed.
+    pub error: Option<String>,
+}
+
+/// One confirmed fact to be recorded.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The store confirmed a snapshot.
+    Stored {
+        /// Hash of the path.
+        id: u64,
+        /// Absolute path of the main file.
+        path: PathBuf,
+        /// Key prefix, unless the path tells it.
+        prefix: Option<String>,
+        /// Stamps before the read.
+        stamps: Stamps,
+        /// When they were taken.
+        stamped_at: Nanos,
+        /// Its content.
+        content_hash: ContentHash,
+        /// Timestamp in its key.
+        key_ms: i64,
+        /// When it was confirmed.
+        stored_s: u32,
+    },
+    /// Read again, and its content is what is stored: only the stamps move.
+    Same {
+        /// Hash of the path.
+        id: u64,
+        /// Stamps before the read.
+        stamps: Stamps,
+        /// When they were taken.
+        stamped_at: Nanos,
+    },
+    /// The attempt failed. `stamps` are kept only where the same stamps would fail the same way (no database).
+    Failed {
+        /// Hash of the path.
+        id: u64,
+        /// Absolute path of the main file.
+        path: PathBuf,
+        /// Stamps that need no second look.
+        stamps: Option<(Stamps, Nanos)>,
+        /// Word, colon, detail.
+        error: String,
+        /// When.
+        at_s: i64,
+    },
+    /// Gone from its host.
+    Gone {
+        /// Hash of the path.
+        id: u64,
+        /// When that was accepted.
+        at_s: i64,
+    },
+}
+
+/// An open `state.db`.
+pub struct StateDb {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    /// Idle read-only connections; as many as threads ever read at once.
+    readers: Mutex<Vec<Connection>>,
+    seed: u64,
+}
+
+impl std::fmt::Debug for StateDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateDb").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl StateDb {
+    /// Opens or makes the state at `path` for `identity`. `now_s` names a damaged file that is set aside.
+    ///
+    /// # Errors
+    /// [`Error::State`] if the directory cannot be written or the disk is full. Damage is no error.
+    pub fn open(path: &Path, identity: &Identity, now_s: i64) -> Result<(Self, Opened)> {
+        let existed = path.exists();
+        match Self::try_open(path, identity) {
+            Ok((db, reset)) => {
+                let opened = match (existed, reset) {
+                    (_, Some(what)) => Opened::Reset(what),
+                    (true, None) => Opened::Known,
+                    (false, None) => Opened::Fresh,
+                };
+                Ok((db, opened))
+            }
+            Err(e) if is_damage(&e) => {
+                let aside = set_aside(path, now_s)?;
+                let (db, _) = Self::try_open(path, identity).map_err(|e| state_error(path, "cannot create it", e))?;
+                Ok((db, Opened::SetAside(aside, e.to_string())))
+            }
+            Err(e) => Err(state_error(path, "cannot open it; its directory must be writable and have room", e)),
+        }
+    }
+
+    fn try_open(path: &Path, identity: &Identity) -> rusqlite::Result<(Self, Option<String>)> {
+        let mut conn = Connection::open(path)?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        let id: i32 = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
+        let version: i32 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
+        let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+        if tables > 0 && (id, version) != (APPLICATION_ID, SCHEMA_VERSION) {
+            return Err(foreign(format!("application id {id:#x}, version {version}: not a state of this litesnap")));
+        }
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        conn.pragma_update(None, "synchronous", "FULL")?;
+        // Readers that a shell leaves open keep the log from being reused; past this size it is cut down again.
+        conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
+        if tables == 0 {
+            let made = conn.transaction()?;
+            made.execute_batch(SCHEMA)?;
+            made.pragma_update(None, "application_id", APPLICATION_ID)?;
+            made.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            made.execute("INSERT INTO meta VALUES('seed', random())", [])?;
+            made.commit()?;
+        }
+        let seed: i64 = conn.query_row("SELECT value FROM meta WHERE name = 'seed'", [], |r| r.get(0))?;
+        let reset = adopt(&mut conn, identity)?;
+        let db = Self {
+            path: path.to_path_buf(),
+            writer: Mutex::new(conn),
+            readers: Mutex::new(Vec::new()),
+            seed: seed.cast_unsigned(),
+        };
+        Ok((db, reset))
+    }
+
+    /// The key under which paths and stamps are hashed; random per state.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Calls `visit` with every row of a database not gone, in no useful order.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the file cannot be read. A damaged row is left out: unknown means changed.
+    pub fn load(&self, mut visit: impl FnMut(Row)) -> Result<()> {
+        let conn = self.writer.lock();
+        let run = || -> rusqlite::Result<()> {
+            let mut all = conn.prepare(&format!("SELECT {COLUMNS} FROM databases WHERE gone_s IS NULL"))?;
+            let mut rows = all.query([])?;
+            while let Some(row) = rows.next()? {
+                if let Ok(row) = read_row(row) {
+                    visit(row);
+                }
+            }
+            Ok(())
+        };
+        run().map_err(|e| state_error(&self.path, "cannot read it", e))
+    }
+
+    /// The row of `id`.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the file cannot be read.
+    pub fn row(&self, id: u64) -> Result<Option<Row>> {
+        let pooled = self.readers.lock().pop();
+        let run = || -> rusqlite::Result<(Connection, Option<Row>)> {
+            let conn = match pooled {
+                Some(conn) => conn,
+                None => self.reader()?,
+            };
+            let row = conn
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM databases WHERE id = ?1"))?
+                .query_row([id.cast_signed()], read_row)
+                .optional()?;
+            Ok((conn, row))
+        };
+        let (conn, row) = run().map_err(|e| state_error(&self.path, "cannot read it", e))?;
+        self.readers.lock().push(conn);
+        Ok(row)
+    }
+
+    fn reader(&self) -> rusqlite::Result<Connection> {
+        let conn = Connection::open_with_flags(
+            &self.path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.pragma_update(None, "cache_size", -256)?;
+        Ok(conn)
+    }
+
+    /// Closes the readers: between cycles nothing but the writer's connection is kept.
+    pub fn rest(&self) {
+        self.readers.lock().clear();
+        self.writer.lock().release_memory().ok();
+    }
+
+    /// Records `batch` in one transaction; returns after it would survive power loss.
+    ///
+    /// # Errors
+    /// [`Error::State`]; then nothing of the batch is recorded.
+    pub fn apply(&self, batch: &[Change]) -> Result<()> {
+        let mut conn = self.writer.lock();
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            for change in batch {
+                apply_one(&tx, change)?;
+            }
+            tx.commit()
+        };
+        run().map_err(|e| state_error(&self.path, "cannot record what was stored", e))
+    }
+}
+
+const COLUMNS: &str = "id, path, prefix, dev, ino, size, mtime_ns, ctime_ns, wal_ino, wal_size, wal_mtime_ns, \
+                       journal_size, journal_mtime_ns, stamped_ns, content_hash, key_ms, stored_s, gone_s, error";
+
+fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let int = |at: usize| row.get::<_, Option<i64>>(at);
+    let unsigned = |at: usize| int(at).map(|v| v.map(i64::cast_unsigned));
+    let main = match (unsigned(3)?, unsigned(4)?, unsigned(5)?, int(6)?, int(7)?) {
+        (Some(dev), Some(ino), Some(size), Some(mtime), Some(ctime)) => {
+            Some(MainStamp { dev, ino, size, mtime, ctime })
+        }
+        _ => None,
+    };
+    let wal = match (unsigned(8)?, unsigned(9)?, int(10)?) {
+        (Some(ino), Some(size), Some(mtime)) => Some(WalStamp { ino, size, mtime }),
+        _ => None,
+    };
+    let journal = match (unsigned(11)?, int(12)?) {
+        (Some(size), Some(mtime)) => Some(JournalStamp { size, mtime }),
+        _ => None,
+    };
+    let path = match row.get_ref(1)? {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => PathBuf::from(OsStr::from_bytes(bytes)),
+        _ => return Err(foreign("a path that is neither text nor blob".into())),
+    };
+    Ok(Row {
+        id: row.get::<_, i64>(0)?.cast_unsigned(),
+        path,
+        prefix: row.get(2)?,
+        stamps: main.map(|main| Stamps { main, wal, journal }),
+        stamped_at: int(13)?.unwrap_or(0),
+        content_hash: row.get::<_, Option<[u8; 16]>>(14)?.map(ContentHash),
+        key_ms: int(15)?,
+        stored_s: u32::try_from(int(16)?.unwrap_or(0)).unwrap_or(0),
+        gone_s: int(17)?,
+        error: row.get(18)?,
+    })
+}
+
+/// Paths are text wherever they can be, so that a shell shows them.
+fn path_value(path: &Path) -> Value {
+    let bytes = OsString::from(path).into_vec();
+    String::from_utf8(bytes).map_or_else(|e| Value::Blob(e.into_bytes()), Value::Text)
+}
+
+fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
+    match change {
+        Change::Stored { id, path, prefix, stamps, stamped_at, content_hash, key_ms, stored_s } => {
+            tx.prepare_cached(
+                "INSERT INTO databases(id, path, prefix, content_hash, key_ms, stored_s) VALUES(?1,?2,?3,?4,?5,?6)
+                 ON CONFLICT(id) DO UPDATE SET path=?2, prefix=?3, content_hash=?4, key_ms=?5, stored_s=?6",
+            )?
+            .execute(params![id.cast_signed(), path_value(path), prefix, content_hash.0, key_ms, stored_s])?;
+            set_stamps(tx, *id, stamps, *stamped_at)
+        }
+        Change::Same { id, stamps, stamped_at } => set_stamps(tx, *id, stamps, *stamped_at),
+        Change::Failed { id, path, stamps, error, at_s } => {
+            if let Some((stamps, stamped_at)) = stamps {
+                insert_bare(tx, *id, path)?;
+                set_stamps(tx, *id, stamps, *stamped_at)?;
+            }
+            tx.prepare_cached(
+                "INSERT INTO databases(id, path, failed_s, error) VALUES(?1,?2,?3,?4)
+                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4",
+            )?
+            .execute(params![id.cast_signed(), path_value(path), at_s, error])?;
+            Ok(())
+        }
+        Change::Gone { id, at_s } => {
+            tx.prepare_cached("UPDATE databases SET gone_s=?2 WHERE id=?1")?.execute(params![id.cast_signed(), at_s])?;
+            Ok(())
+        }
+    }
+}
+
+fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT INTO databases(id, path) VALUES(?1,?2) ON CONFLICT(id) DO NOTHING")?
+        .execute(params![id.cast_signed(), path_value(path)])?;
+    Ok(())
+}
+
+/// Stamps are recorded only together with success, so this also ends a failure and an absence.
+fn set_stamps(tx: &rusqlite::Transaction<'_>, id: u64, stamps: &Stamps, stamped_at: Nanos) -> rusqlite::Result<()> {
+    let (m, w, j) = (&stamps.main, stamps.wal.as_ref(), stamps.journal.as_ref());
+    tx.prepare_cached(
+        "UPDATE databases SET dev=?2, ino=?3, size=?4, mtime_ns=?5, ctime_ns=?6, wal_ino=?7, wal_size=?8,
+         wal_mtime_ns=?9, journal_size=?10, journal_mtime_ns=?11, stamped_ns=?12,
+         gone_s=NULL, failed_s=NULL, error=NULL WHERE id=?1",
+    )?
+    .execute(params![
+        id.cast_signed(),
+        m.dev.cast_signed(),
+        m.ino.cast_signed(),
+        m.size.cast_signed(),
+        m.mtime,
+        m.ctime,
+        w.map(|w| w.ino.cast_signed()),
+        w.map(|w| w.size.cast_signed()),
+        w.map(|w| w.mtime),
+        j.map(|j| j.size.cast_signed()),
+        j.map(|j| j.mtime),
+        stamped_at,
+    ])?;
+    Ok(())
+}
+
+/// Makes the state that of `identity`; tells what differed, if anything did.
+fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<String>> {
+    let wanted =
+        [("store", &identity.store), ("template", &identity.template), ("host", &identity.host)];
+    let mut differing = Vec::new();
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for (name, value) in wanted {
+        let known: Option<String> =
+            tx.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).optional()?;
+        match known {
+            Some(known) if known == *value => continue,
+            Some(known) => differing.push(format!("{name} was {known}, is {value}")),
+            None => {}
+        }
+        tx.execute("INSERT OR REPLACE INTO meta VALUES(?1, ?2)", params![name, value])?;
+    }
+    if !differing.is_empty() {
+        tx.execute("DELETE FROM databases", [])?;
+    }
+    tx.commit()?;
+    Ok((!differing.is_empty()).then(|| differing.join("; ")))
+}
+
+fn foreign(what: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB), Some(what))
+}
+
+/// Whether an error says that the file's content is wrong, rather than that the file system refuses us.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SchemaChanged, TypeMismatch, Unknown};
+    match error {
+        rusqlite::Error::SqliteFailure(e, _) => {
+            matches!(e.code, DatabaseCorrupt | NotADatabase | SchemaChanged | TypeMismatch | Unknown)
+        }
+        rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::FromSqlConversionFailure(..) => true,
+        _ => false,
+    }
+}
+
+fn set_aside(path: &Path, now_s: i64) -> Result<PathBuf> {
+    let named = |path: &Path, suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let aside = named(path, &format!(".damaged-{now_s}"));
+    for suffix in ["", "-wal", "-shm"] {
+        let from = named(path, suffix);
+        if from.exists() {
+            let to = named(&aside, suffix);
+            rename_durably(&from, &to).map_err(|e| state_error(path, "cannot set the damaged file aside", e))?;
+        }
+    }
+    Ok(aside)
+}
+
+fn state_error(path: &Path, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::State { path: path.to_path_buf(), what: what.to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,29 @@
+//! What is remembered of each database: 32 bytes in memory, a row in `state.db`.
+//!
+//! Order of recording: the store confirms, then `state.db`, then memory. A crash anywhere between leaves a
+//! database that counts as changed, never one that counts as stored and is not.
+
+mod db;
+mod lock;
+mod slot;
+
+pub use db::{Change, Identity, Opened, Row, StateDb};
+pub use lock::StateLock;
+pub use slot::{Flags, Seen, Slot, Table};
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The id of a database: its path hashed under the state's own random seed. Also its row id in `state.db`. Two
+/// paths with one id (odds of 3 in 10^8 for a million databases) make both count as changed each cycle.
+#[must_use]
+pub fn id_of(path: &Path, seed: u64) -> u64 {
+    twox_hash::XxHash3_64::oneshot_with_seed(seed, path.as_os_str().as_bytes())
+}
+
+/// The hash of a key prefix, for [`Fingerprint`](crate::detect::Fingerprint) and for finding clashes; `None` (the
+/// default template, under which the path is the prefix) is 0.
+#[must_use]
+pub fn place_of(prefix: Option<&str>, seed: u64) -> u64 {
+    prefix.map_or(0, |p| twox_hash::XxHash3_64::oneshot_with_seed(seed, p.as_bytes()))
+}
