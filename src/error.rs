@@ -122,6 +122,31 @@ pub enum Reason {
 }
 
 impl Reason {
+    const ALL: [Self; 22] = [
+        Self::Empty,
+        Self::NotADatabase,
+        Self::Opaque,
+        Self::Unreadable,
+        Self::HeldExclusively,
+        Self::Busy,
+        Self::HotJournal,
+        Self::CannotOpenWal,
+        Self::WalUnlinked,
+        Self::Corrupt,
+        Self::Vanished,
+        Self::KeyClash,
+        Self::KeyTooLong,
+        Self::NoSpace,
+        Self::TooLarge,
+        Self::CopyFailed,
+        Self::StoreRefused,
+        Self::StoreMissing,
+        Self::StoreUnreachable,
+        Self::StoreTimeout,
+        Self::StoreBusy,
+        Self::StoreError,
+    ];
+
     /// The fixed word, for counts and logs.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -157,6 +182,12 @@ impl Reason {
         !matches!(self, Self::Empty | Self::Vanished)
     }
 
+    /// Whether a file with the same stamps would fail the same way: then it is not looked into again.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Empty | Self::NotADatabase | Self::Opaque)
+    }
+
     /// Whether it speaks of the store as a whole rather than of one object.
     #[must_use]
     pub fn concerns_store(self) -> bool {
@@ -179,5 +210,27 @@ impl Failure {
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// The failure that this one line tells, as `Display` writes it.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let (word, detail) = line.split_once(": ")?;
+        let reason = Reason::ALL.into_iter().find(|reason| reason.word() == word)?;
+        Some(Self::new(reason, detail))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_word_of_its_own_and_comes_back_from_it() {
+        for reason in Reason::ALL {
+            let failure = Failure::new(reason, "a: b");
+            assert_eq!(Failure::parse(&failure.to_string()), Some(failure));
+        }
+        assert_eq!(Failure::parse("no such: thing"), None);
     }
 }

@@ -59,6 +59,12 @@ pub struct Identity {
     pub host: String,
 }
 
+impl Identity {
+    fn parts(&self) -> [(&'static str, &str); 3] {
+        [("store", &self.store), ("template", &self.template), ("host", &self.host)]
+    }
+}
+
 /// What [`StateDb::open`] met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Opened {
@@ -157,6 +163,7 @@ pub struct StateDb {
     /// Idle read-only connections; as many as threads ever read at once.
     readers: Mutex<Vec<Connection>>,
     seed: u64,
+    writes: bool,
 }
 
 impl std::fmt::Debug for StateDb {
@@ -190,6 +197,41 @@ impl StateDb {
         }
     }
 
+    /// Opens the state at `path` without writing anything anywhere; an empty one if there is none for `identity`.
+    ///
+    /// # Errors
+    /// [`Error::State`] if it is there and cannot be read.
+    pub fn open_for_reading(path: &Path, identity: &Identity) -> Result<Self> {
+        let wrong = |e| state_error(path, "cannot read it", e);
+        let log = crate::stamps::sidecar(path, "-wal");
+        // A reader of a database at rest would leave a -wal and a -shm behind. A running loop has both.
+        let at_rest = std::fs::metadata(&log).map_or(true, |m| m.len() == 0);
+        let conn = if path.exists() { open_read_only(path, at_rest).map_err(wrong)? } else { empty().map_err(wrong)? };
+        let mut db = Self { path: path.to_path_buf(), writer: Mutex::new(conn), readers: Mutex::default(), seed: 0, writes: false };
+        if !db.is_of(identity).map_err(wrong)? {
+            db.writer = Mutex::new(empty().map_err(wrong)?);
+            db.path = PathBuf::from(":memory:");
+        }
+        db.seed = db.read_seed().map_err(wrong)?.cast_unsigned();
+        Ok(db)
+    }
+
+    fn is_of(&self, identity: &Identity) -> rusqlite::Result<bool> {
+        let conn = self.writer.lock();
+        for (name, value) in identity.parts() {
+            let known: Option<String> =
+                conn.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).optional()?;
+            if known.as_deref() != Some(value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_seed(&self) -> rusqlite::Result<i64> {
+        self.writer.lock().query_row("SELECT value FROM meta WHERE name = 'seed'", [], |r| r.get(0))
+    }
+
     fn try_open(path: &Path, identity: &Identity) -> rusqlite::Result<(Self, Option<String>)> {
         let mut conn = Connection::open(path)?;
         conn.busy_timeout(Duration::from_secs(10))?;
@@ -218,6 +260,7 @@ impl StateDb {
             writer: Mutex::new(conn),
             readers: Mutex::new(Vec::new()),
             seed: seed.cast_unsigned(),
+            writes: true,
         };
         Ok((db, reset))
     }
@@ -258,16 +301,16 @@ impl StateDb {
     /// # Errors
     /// [`Error::State`] when the file cannot be read.
     pub fn row(&self, id: u64) -> Result<Option<Row>> {
+        if !self.writes {
+            return row_from(&self.writer.lock(), id).map_err(|e| state_error(&self.path, "cannot read it", e));
+        }
         let pooled = self.readers.lock().pop();
         let run = || -> rusqlite::Result<(Connection, Option<Row>)> {
             let conn = match pooled {
                 Some(conn) => conn,
                 None => self.reader()?,
             };
-            let row = conn
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM databases WHERE id = ?1"))?
-                .query_row([id.cast_signed()], read_row)
-                .optional()?;
+            let row = row_from(&conn, id)?;
             Ok((conn, row))
         };
         let (conn, row) = run().map_err(|e| state_error(&self.path, "cannot read it", e))?;
@@ -295,7 +338,7 @@ impl StateDb {
     ///
     /// # Errors
     /// [`Error::State`]; then nothing of the batch is recorded.
-    pub fn apply(&self, batch: &[Change]) -> Result<()> {
+    pub fn apply(&self, batch: &[&Change]) -> Result<()> {
         let mut conn = self.writer.lock();
         let mut run = || -> rusqlite::Result<()> {
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -310,6 +353,12 @@ impl StateDb {
 
 const COLUMNS: &str = "id, path, prefix, dev, ino, size, mtime_ns, ctime_ns, wal_ino, wal_size, wal_mtime_ns, \
                        journal_size, journal_mtime_ns, stamped_ns, content_hash, key_ms, stored_s, gone_s, error";
+
+fn row_from(conn: &Connection, id: u64) -> rusqlite::Result<Option<Row>> {
+    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM databases WHERE id = ?1"))?
+        .query_row([id.cast_signed()], read_row)
+        .optional()
+}
 
 fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let int = |at: usize| row.get::<_, Option<i64>>(at);
@@ -413,17 +462,38 @@ fn set_stamps(tx: &rusqlite::Transaction<'_>, id: u64, stamps: &Stamps, stamped_
     Ok(())
 }
 
+fn empty() -> rusqlite::Result<Connection> {
+    let conn = Connection::open_in_memory()?;
+    conn.execute_batch(SCHEMA)?;
+    conn.execute("INSERT INTO meta VALUES('seed', 0)", [])?;
+    Ok(conn)
+}
+
+fn open_read_only(path: &Path, at_rest: bool) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if !at_rest {
+        return Connection::open_with_flags(path, flags);
+    }
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => uri.push(char::from(*byte)),
+            other => uri.push_str(&format!("%{other:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)
+}
+
 /// Makes the state that of `identity`; tells what differed, if anything did.
 fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<String>> {
-    let wanted =
-        [("store", &identity.store), ("template", &identity.template), ("host", &identity.host)];
     let mut differing = Vec::new();
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for (name, value) in wanted {
+    for (name, value) in identity.parts() {
         let known: Option<String> =
             tx.query_row("SELECT value FROM meta WHERE name = ?1", [name], |r| r.get(0)).optional()?;
         match known {
-            Some(known) if known == *value => continue,
+            Some(known) if known == value => continue,
             Some(known) => differing.push(format!("{name} was {known}, is {value}")),
             None => {}
         }

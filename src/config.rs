@@ -1,0 +1,183 @@
+//! What was asked for, validated: the only home of defaults and limits.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::detect::Pace;
+use crate::error::{Error, Result};
+use crate::layout::Template;
+use crate::pattern::{Excludes, Pattern};
+use crate::store::StoreOptions;
+
+/// Between two cycles.
+pub const INTERVAL_DEFAULT: &str = "30s";
+/// Requests to the store at once.
+pub const CONCURRENCY_DEFAULT: usize = 100;
+/// Bytes of snapshots in memory.
+pub const MEMORY_LIMIT_DEFAULT: &str = "256MiB";
+/// Room for the copy, compression and parts of one large database.
+pub const MEMORY_LIMIT_MIN: u64 = 32 << 20;
+/// Longest wait for one answer of the store.
+pub const REQUEST_TIMEOUT_DEFAULT: &str = "60s";
+/// One in so many of the known databases may be gone in one cycle without anybody asking.
+pub const GONE_SHARE_DIVISOR: u64 = 10;
+/// And this many may be, whatever their share.
+pub const GONE_COUNT_MAX: u64 = 20;
+
+/// Everything `replicate` needs to know.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What to back up.
+    pub patterns: Vec<Pattern>,
+    /// What not to.
+    pub excludes: Excludes,
+    /// Where to.
+    pub store: StoreOptions,
+    /// Under which keys.
+    pub template: Template,
+    /// This host's name, in keys and descriptions.
+    pub host: String,
+    /// Directory of the state, one file in it per store and prefix.
+    pub state_dir: PathBuf,
+    /// From the start of one cycle to the start of the next.
+    pub interval: Duration,
+    /// Requests to the store at once, at least 1.
+    pub concurrency: usize,
+    /// Bytes of snapshots in memory, at least [`MEMORY_LIMIT_MIN`].
+    pub memory_limit: u64,
+    /// Cooldown and refresh.
+    pub pace: Pace,
+    /// Bytes a second to the store; 0 for no limit.
+    pub limit_upload: u64,
+    /// Databases that may be gone in one cycle; `None` for the rule of [`gone_max`].
+    pub max_gone: Option<u64>,
+}
+
+/// Databases of `known` that may be gone in one cycle without anybody asking.
+#[must_use]
+pub fn gone_max(known: u64) -> u64 {
+    GONE_COUNT_MAX.max(known / GONE_SHARE_DIVISOR)
+}
+
+impl Config {
+    /// Checks what can only be checked together.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what is wrong and what would be right.
+    pub fn check(&self) -> Result<()> {
+        if self.patterns.is_empty() {
+            return Err(Error::Usage("no pattern given: name what to back up, such as '/data/*/tenants/*.db'".into()));
+        }
+        if self.memory_limit < MEMORY_LIMIT_MIN {
+            return Err(Error::Usage("--memory-limit is too small: give 32MiB or more".into()));
+        }
+        for pattern in &self.patterns {
+            let mut known = pattern.capture_names();
+            known.extend(["path", "hostname"]);
+            self.template.check(&known).map_err(|e| match e {
+                Error::Usage(what) => Error::Usage(format!("{what} (with the pattern {})", pattern.text())),
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Parses the patterns as typed. A folder means every database below it.
+///
+/// # Errors
+/// [`Error::Usage`] with the offending part.
+pub fn parse_patterns<S: AsRef<std::ffi::OsStr>>(texts: &[S], cwd: &Path) -> Result<Vec<Pattern>> {
+    texts.iter().map(|text| Pattern::parse_or_directory(text.as_ref(), cwd, Path::is_dir)).collect()
+}
+
+/// A size in bytes: `256MiB`, `20MB`, `4096`. Powers of 1024 with an `i`, of 1000 without.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "k" | "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "K" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => 0,
+    };
+    let size = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0);
+    size.ok_or_else(|| format!("'{text}' is no size: give a whole number and a unit, such as 256MiB"))
+}
+
+/// A rate in bytes a second: a size followed by `/s`.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_rate(text: &str) -> std::result::Result<u64, String> {
+    let size = text.strip_suffix("/s").and_then(|size| parse_size(size).ok());
+    size.ok_or_else(|| format!("'{text}' is no rate: give a size a second, such as 20MiB/s"))
+}
+
+/// A duration: `30s`, `5m`, `2h`, `30d`.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("'{text}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d"))
+}
+
+/// Where state lies unless told otherwise: what systemd gives, else what root or a user has.
+///
+/// # Errors
+/// [`Error::Usage`] when there is no home directory either.
+pub fn default_state_dir(env: impl Fn(&str) -> Option<String>, is_root: bool) -> Result<PathBuf> {
+    let set = |name: &str| env(name).filter(|v| !v.is_empty());
+    if let Some(dirs) = set("STATE_DIRECTORY") {
+        // systemd gives several, separated by colons, if the unit names several.
+        return Ok(PathBuf::from(dirs.split(':').next().unwrap_or(&dirs)));
+    }
+    if is_root {
+        return Ok(PathBuf::from("/var/lib/litesnap"));
+    }
+    let base = set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| Path::new(&h).join(".local/state")));
+    base.map(|base| base.join("litesnap"))
+        .ok_or_else(|| Error::Usage("no place for the state: give --state-dir, such as --state-dir /var/lib/litesnap".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_rates_and_durations() {
+        for (text, bytes) in [("1", 1), ("4096B", 4096), ("256MiB", 256 << 20), ("2 GiB", 2 << 30), ("5MB", 5_000_000)] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "0", "-1", "1.5GiB", "MiB", "10XB", "99999999999GiB"] {
+            assert!(parse_size(text).unwrap_err().contains("such as 256MiB"), "{text}");
+        }
+        assert_eq!(parse_rate("20MiB/s"), Ok(20 << 20));
+        assert!(parse_rate("20MiB").unwrap_err().contains("such as 20MiB/s"));
+        assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert!(parse_duration("soon").unwrap_err().contains("such as 30s"));
+    }
+
+    #[test]
+    fn the_state_lies_where_the_service_manager_says_else_by_user() {
+        let dir = |vars: &[(&str, &str)], root| {
+            let vars: Vec<(String, String)> = vars.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            default_state_dir(|k| vars.iter().find(|(n, _)| n == k).map(|(_, v)| v.clone()), root)
+                .map(|p| p.display().to_string())
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(dir(&[("STATE_DIRECTORY", "/a:/b"), ("HOME", "/h")], true).unwrap(), "/a");
+        assert_eq!(dir(&[("HOME", "/h")], true).unwrap(), "/var/lib/litesnap");
+        assert_eq!(dir(&[("HOME", "/h"), ("XDG_STATE_HOME", "/x")], false).unwrap(), "/x/litesnap");
+        assert_eq!(dir(&[("HOME", "/h")], false).unwrap(), "/h/.local/state/litesnap");
+        assert!(dir(&[], false).unwrap_err().contains("--state-dir"));
+    }
+}

@@ -1,0 +1,87 @@
+//! How a person or a service manager talks to a running loop: stop, or look now.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// Requests to a running cycle or loop. Shared between the signal handler, the loop and all its workers.
+#[derive(Debug, Default)]
+pub struct Control {
+    stop: AtomicBool,
+    signal: AtomicI32,
+    cycle_now: AtomicBool,
+    moved: Mutex<()>,
+    waker: Condvar,
+    /// Wakes the asynchronous side when a stop is asked for.
+    pub(crate) stopped: tokio::sync::Notify,
+}
+
+impl Control {
+    /// Asks to stop: what is in flight is finished or aborted, then recorded. `signal` is what asked.
+    pub fn stop(&self, signal: i32) {
+        self.signal.store(signal, Ordering::SeqCst);
+        self.stop.store(true, Ordering::SeqCst);
+        self.wake();
+        self.stopped.notify_waiters();
+    }
+
+    /// Asks for a cycle at once, without regard to cooldowns.
+    pub fn cycle_now(&self) {
+        self.cycle_now.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let _held = self.moved.lock();
+        self.waker.notify_all();
+    }
+
+    /// The signal that asked to stop, if one did.
+    #[must_use]
+    pub fn stop_signal(&self) -> Option<i32> {
+        self.is_stopped().then(|| self.signal.load(Ordering::SeqCst))
+    }
+
+    /// Whether a stop was asked for.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// The flag behind [`Control::is_stopped`], for code that polls.
+    #[must_use]
+    pub fn stop_flag(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// Waits until `deadline`, a stop, or a request for a cycle, which it takes: true if there was one.
+    pub fn wait_until(&self, deadline: Instant) -> bool {
+        let mut held = self.moved.lock();
+        loop {
+            if self.cycle_now.swap(false, Ordering::SeqCst) {
+                return true;
+            }
+            if self.is_stopped() || self.waker.wait_until(&mut held, deadline).timed_out() {
+                return self.cycle_now.swap(false, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Resolves when a stop was asked for.
+    pub(crate) async fn until_stopped(&self) {
+        let notified = self.stopped.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_stopped() {
+            notified.await;
+        }
+    }
+
+    /// Waits `pause`, or less if a stop is asked for.
+    pub fn pause(&self, pause: Duration) {
+        let deadline = Instant::now() + pause;
+        let mut held = self.moved.lock();
+        while !self.is_stopped() && !self.waker.wait_until(&mut held, deadline).timed_out() {}
+    }
+}

@@ -1,0 +1,515 @@
+//! One cycle: scan, detect, snapshot, compress, upload, record.
+//!
+//! A cycle scans in waves: each takes up at most [`WAVE_MAX`](crate::watch::WAVE_MAX) changed databases and finishes them before the next scan
+//! of the same cycle, so that memory stays bounded when everything changed. What fails is left as it is, which makes
+//! the next cycle take it up again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rayon::prelude::*;
+use tokio::sync::mpsc;
+
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::detect::{Pace, Why};
+use crate::error::{Failure, Reason};
+use crate::header::JournalMode;
+use crate::layout;
+use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
+use crate::record::{Fact, FactSender, Tally};
+use crate::replicate::Engine;
+use crate::report::{CycleReport, Failures};
+use crate::scan::ScanReport;
+use crate::snapshot::{Image, Snapshot};
+use crate::stamps::Stamps;
+use crate::state::{Change, Flags, Row};
+use crate::timestamp::{Timestamp, next_timestamp};
+use crate::upload::{Body, Job, Outcome};
+use crate::watch::{Candidate, Wave};
+
+/// Jobs between the snapshots and the uploads; their bytes are bounded by the budget.
+const JOBS_MAX: usize = 64;
+/// Failures in a row, all of the store as a whole, after which a cycle tries no further.
+const STORE_DOWN_AFTER: u32 = 8;
+/// Log lines about single databases in one cycle.
+const LINES_MAX: u32 = 20;
+/// A key's time this far ahead of the clock is an alarm.
+const BUMP_ALARM_MS: i64 = 86_400_000;
+
+/// Told what a cycle does while it does it; for progress bars.
+pub trait Observer: Send + Sync + std::fmt::Debug {
+    /// `databases` more are taken up.
+    fn planned(&self, _databases: u64) {}
+    /// One is done, with this many bytes stored.
+    fn done(&self, _bytes: u64) {}
+    /// The cycle is over.
+    fn finished(&self) {}
+}
+
+/// Tells nobody.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Silent;
+impl Observer for Silent {}
+
+/// What the uploads of one cycle share with its scan and snapshots.
+#[derive(Debug)]
+pub(crate) struct Cycle {
+    engine: Arc<Engine>,
+    facts: FactSender,
+    pub(crate) tally: Arc<Tally>,
+    observer: Arc<dyn Observer>,
+    failures: Mutex<Failures>,
+    errors: Mutex<Vec<String>>,
+    store_failure: Mutex<Option<Failure>>,
+    uploads_ok: AtomicU64,
+    changed: AtomicU64,
+    untried: AtomicU64,
+    lines: AtomicU32,
+    pace: Pace,
+    started: Nanos,
+}
+
+impl Cycle {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        facts: FactSender,
+        observer: Arc<dyn Observer>,
+        ignore_cooldown: bool,
+    ) -> Arc<Self> {
+        let started = engine.watch.clock.now();
+        let mut pace = engine.watch.config.pace;
+        if ignore_cooldown {
+            pace.cooldown_s = 0;
+        }
+        Arc::new(Self {
+            engine,
+            facts,
+            tally: Arc::default(),
+            observer,
+            failures: Mutex::default(),
+            errors: Mutex::default(),
+            store_failure: Mutex::default(),
+            uploads_ok: AtomicU64::new(0),
+            changed: AtomicU64::new(0),
+            untried: AtomicU64::new(0),
+            lines: AtomicU32::new(0),
+            pace,
+            started,
+        })
+    }
+
+    /// Runs the whole cycle. `scan_no` is the number of its first scan; returns that of the last.
+    pub(crate) fn run(self: &Arc<Self>, scan_no: &mut u16, report: &mut CycleReport) {
+        let engine = &self.engine;
+        engine.reader.begin_cycle();
+        engine.uploader.forget_refusals();
+        let mut further = false;
+        loop {
+            *scan_no = scan_no.checked_add(1).unwrap_or(1);
+            let mut wave = engine.watch.scan(*scan_no, further, self.pace);
+            if !further {
+                self.note_scan(&mut wave, report, *scan_no);
+            }
+            report.held = wave.held;
+            for (candidate, failure) in wave.clashing {
+                self.refuse(&candidate, failure);
+            }
+            self.process(wave.candidates);
+            if !wave.more || self.stops() {
+                self.untried.fetch_add(u64::from(wave.more), Ordering::Relaxed);
+                break;
+            }
+            further = true;
+        }
+        if self.changed.load(Ordering::Relaxed) > 0 {
+            engine.watch.table.each(|slot| slot.flags = slot.flags.with(Flags::TAKEN, false));
+        }
+        self.observer.finished();
+    }
+
+    /// Puts the counts of a cycle whose facts are all recorded into `report`.
+    pub(crate) fn summarise(&self, scan_no: u16, report: &mut CycleReport) {
+        let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        self.engine.watch.table.each(|slot| {
+            let there = slot.scan == scan_no && !slot.flags.has(Flags::NOT_A_DATABASE);
+            report.databases += u64::from(there);
+        });
+        report.changed = count(&self.changed);
+        report.untried = count(&self.untried);
+        report.stored = count(&self.tally.stored);
+        report.unchanged_content = count(&self.tally.unchanged_content);
+        report.bytes = count(&self.tally.bytes);
+        report.failures = std::mem::take(&mut *self.failures.lock());
+        report.errors = std::mem::take(&mut *self.errors.lock());
+        if count(&self.tally.unrecorded) > 0 {
+            let why = self.tally.error.lock().clone().unwrap_or_default();
+            report.errors.push(format!("{} could not be recorded and will be stored again: {why}", count(&self.tally.unrecorded)));
+        }
+        let gave_up = self.store_is_down();
+        let all_refused = count(&self.uploads_ok) == 0;
+        if gave_up || all_refused {
+            report.store_down = self.store_failure.lock().take();
+        }
+        report.interrupted = if report.untried > 0 { self.engine.watch.control.stop_signal() } else { None };
+    }
+
+    fn stops(&self) -> bool {
+        self.engine.watch.control.is_stopped() || self.store_is_down()
+    }
+
+    fn store_is_down(&self) -> bool {
+        self.engine.uploader.refused_in_a_row() >= STORE_DOWN_AFTER
+    }
+
+    fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {
+        for error in &wave.report.errors {
+            let failure = crate::snapshot::io_failure("look at it", &error.source);
+            self.report_failure(&error.path, failure, true);
+        }
+        for (path, failure) in std::mem::take(&mut wave.failures) {
+            self.report_failure(&path, failure, false);
+        }
+        report.missing_roots.clone_from(&wave.report.missing_roots);
+        report.matched.clone_from(&wave.matched);
+        if !self.engine.watch.control.is_stopped() {
+            report.gone = self.sweep(scan_no, &wave.report);
+        }
+    }
+
+    fn process(self: &Arc<Self>, candidates: Vec<Candidate>) {
+        if candidates.is_empty() {
+            return;
+        }
+        let engine = &self.engine;
+        self.changed.fetch_add(len(candidates.len()), Ordering::Relaxed);
+        self.observer.planned(len(candidates.len()));
+        let (jobs, inbox) = mpsc::channel(JOBS_MAX);
+        let cycle = Arc::clone(self);
+        let ended = move |job, outcome| Arc::clone(&cycle).ended(job, outcome);
+        let uploading = engine.runtime.spawn(Arc::clone(&engine.uploader).run(inbox, ended));
+        engine.watch.pool.install(|| {
+            candidates.into_par_iter().for_each_with(jobs, |jobs, candidate| self.protect(&candidate, jobs));
+        });
+        engine.runtime.block_on(uploading).expect("the uploads of a cycle do not panic");
+    }
+
+    /// Brings one database from "changed" to a job for the uploads, a recorded "same as before", or a failure.
+    fn protect(&self, candidate: &Candidate, jobs: &mpsc::Sender<Job>) {
+        if self.stops() {
+            self.untried.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let row = match self.engine.watch.db.row(candidate.id) {
+            Ok(row) => row.filter(|row| row.path == *candidate.path),
+            Err(e) => {
+                let failure = Failure::new(Reason::CopyFailed, crate::record::chain(&e));
+                return self.failed_to_read(candidate, None, failure);
+            }
+        };
+        if let Some(same) = back_again(candidate, row.as_ref()) {
+            return self.record_same(candidate, same);
+        }
+        let snapshot = match self.engine.reader.take(&candidate.path) {
+            Ok(snapshot) => snapshot,
+            Err(_) if self.engine.watch.control.is_stopped() => {
+                self.untried.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Err(failure) => return self.failed_to_read(candidate, row.as_ref(), failure),
+        };
+        if !candidate.is_refresh() && is_stored(candidate, row.as_ref(), &snapshot) {
+            let (stamps, stamped_at) = (snapshot.stamps, snapshot.stamped_at);
+            return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at });
+        }
+        match self.job(candidate, row.as_ref(), snapshot) {
+            Ok(job) => jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone"),
+            Err(failure) => self.failed_to_read(candidate, row.as_ref(), failure),
+        }
+    }
+
+    fn record_same(&self, candidate: &Candidate, change: Change) {
+        self.tell_recovery(candidate.id, &candidate.path);
+        self.observer.done(0);
+        let fact = Fact { change, prefix: candidate.prefix.clone(), bytes: 0, tally: Arc::clone(&self.tally) };
+        self.facts.record_blocking(fact);
+    }
+
+    fn job(&self, candidate: &Candidate, row: Option<&Row>, snapshot: Snapshot) -> Result<Job, Failure> {
+        let engine = &self.engine;
+        let prefix = match &candidate.prefix {
+            Some(prefix) => prefix.clone(),
+            None => engine.watch.render(&candidate.path, None)?,
+        };
+        if !layout::fits(&engine.store.prefix, &prefix) {
+            let what = format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
+            return Err(Failure::new(Reason::KeyTooLong, what));
+        }
+        let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
+        let description = describe(engine, &candidate.path, &snapshot, key_time);
+        let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
+        let mut description = description;
+        let body = match image {
+            Image::Memory(raw) => {
+                let frame = encode_frame(&raw);
+                description.frame_size = len(frame.bytes.len());
+                description.frame_hash = frame.hash;
+                permit.shrink_to(description.frame_size + 4096);
+                Body::Frame(frame.bytes.into())
+            }
+            Image::File(copy) => Body::Copy(copy),
+        };
+        Ok(Job {
+            id: candidate.id,
+            path: candidate.path.to_path_buf(),
+            prefix,
+            row_prefix: candidate.prefix.clone(),
+            key_time,
+            stamps,
+            stamped_at,
+            content_hash,
+            description,
+            body,
+            permit,
+        })
+    }
+
+    /// The time in the key: that of the read, but always above the last one of this database.
+    fn key_time(&self, path: &Path, now_ms: i64, last_ms: Option<i64>) -> Result<Timestamp, Failure> {
+        let (time, bump_ms) = next_timestamp(now_ms, last_ms)
+            .ok_or_else(|| Failure::new(Reason::CopyFailed, "its last key is of the year 9999: no later one is left"))?;
+        if bump_ms > BUMP_ALARM_MS {
+            self.error(format!(
+                "db={} its last snapshot was stored under a time {} days ahead of this clock; keys stay above it: check the clock",
+                path.display(),
+                bump_ms / BUMP_ALARM_MS
+            ));
+        }
+        Ok(time)
+    }
+
+    async fn ended(self: Arc<Self>, job: Job, outcome: Outcome) {
+        match outcome {
+            Outcome::Stored(bytes) => {
+                self.uploads_ok.fetch_add(1, Ordering::Relaxed);
+                self.tell_recovery(job.id, &job.path);
+                self.observer.done(bytes);
+                let stored_s = u32::try_from(self.engine.watch.clock.now() / SECOND).unwrap_or(u32::MAX);
+                let change = Change::Stored {
+                    id: job.id,
+                    path: job.path,
+                    prefix: job.row_prefix.clone(),
+                    stamps: job.stamps,
+                    stamped_at: job.stamped_at,
+                    content_hash: job.content_hash,
+                    key_ms: job.key_time.as_ms(),
+                    stored_s,
+                };
+                let fact = Fact { change, prefix: job.row_prefix, bytes, tally: Arc::clone(&self.tally) };
+                self.facts.record(fact).await;
+            }
+            Outcome::Failed(failure) => {
+                if failure.reason.concerns_store() {
+                    *self.store_failure.lock() = Some(failure.clone());
+                } else {
+                    self.uploads_ok.fetch_add(1, Ordering::Relaxed);
+                }
+                let fact = self.failed(job.id, &job.path, failure, None);
+                self.facts.record(fact).await;
+            }
+            Outcome::Untried => {
+                self.untried.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn refuse(&self, candidate: &Candidate, failure: Failure) {
+        self.changed.fetch_add(1, Ordering::Relaxed);
+        let fact = self.failed(candidate.id, &candidate.path, failure, None);
+        self.facts.record_blocking(fact);
+    }
+
+    fn failed_to_read(&self, candidate: &Candidate, row: Option<&Row>, failure: Failure) {
+        let settled = failure.reason.is_settled();
+        let stamps = settled.then_some((candidate.stamps, self.started));
+        let never_stored = row.is_none_or(|r| r.key_ms.is_none());
+        if settled && candidate.by_magic && never_stored {
+            return self.ignore(candidate);
+        }
+        let fact = self.failed(candidate.id, &candidate.path, failure, stamps);
+        self.facts.record_blocking(fact);
+    }
+
+    /// A file below a folder pattern that is no database: remembered in memory only, and not looked into again until
+    /// its stamps move.
+    fn ignore(&self, candidate: &Candidate) {
+        self.changed.fetch_sub(1, Ordering::Relaxed);
+        self.observer.done(0);
+        let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
+        let racy = crate::detect::is_racy(candidate.stamps.newest(), self.started);
+        self.engine.watch.table.update(candidate.id, |slot| {
+            slot.fingerprint = fingerprint;
+            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy).with(Flags::NOT_A_DATABASE, true);
+        });
+    }
+
+    fn failed(&self, id: u64, path: &Path, failure: Failure, stamps: Option<(Stamps, Nanos)>) -> Fact {
+        self.observer.done(0);
+        let mut before = 0;
+        self.engine.watch.table.update(id, |slot| {
+            before = slot.failures;
+            slot.failures = slot.failures.saturating_add(1);
+            // Where the same stamps would fail the same way, the record of them says so instead.
+            slot.flags = slot.flags.with(Flags::FAILED, stamps.is_none()).with(Flags::UNKNOWN, slot.stored_s == 0);
+        });
+        let change = Change::Failed {
+            id,
+            path: path.to_path_buf(),
+            stamps,
+            error: failure.to_string(),
+            at_s: self.engine.watch.clock.now() / SECOND,
+        };
+        self.report_failure(path, failure, before == 0);
+        Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) }
+    }
+
+    /// Counts and names a failure; logs it if it is new.
+    fn report_failure(&self, path: &Path, failure: Failure, is_new: bool) {
+        let worth_a_line = is_new && failure.reason.is_failure() && !failure.reason.concerns_store();
+        if worth_a_line && self.may_log() {
+            log::error!("db={} {failure}", path.display());
+        } else {
+            log::debug!("db={} {failure}", path.display());
+        }
+        self.failures.lock().add(path, failure);
+    }
+
+    fn tell_recovery(&self, id: u64, path: &Path) {
+        let failures = self.engine.watch.table.get(id).map_or(0, |slot| slot.failures);
+        if failures > 0 && self.may_log() {
+            log::info!("db={} recovered after {failures} failures", path.display());
+        }
+    }
+
+    fn may_log(&self) -> bool {
+        let line = self.lines.fetch_add(1, Ordering::Relaxed);
+        if line == LINES_MAX {
+            log::warn!("further databases of this cycle are not named here; the table databases in {} has them", self.engine.watch.db.path().display());
+        }
+        line < LINES_MAX
+    }
+
+    fn error(&self, what: String) {
+        log::error!("{what}");
+        self.errors.lock().push(what);
+    }
+
+    /// Settles what is known but was not seen: out of the patterns, below something unreadable, or gone. Returns how
+    /// many were accepted as gone.
+    fn sweep(&self, scan_no: u16, scan: &ScanReport) -> u64 {
+        let table = &self.engine.watch.table;
+        let (mut unseen, mut known) = (Vec::new(), 0);
+        table.each(|slot| {
+            known += 1;
+            if slot.scan != scan_no || slot.flags.has(Flags::MISSING) {
+                slot.flags = slot.flags.with(Flags::MISSING, true);
+                unseen.push(slot.id);
+            }
+        });
+        let (mut gone, mut hidden) = (Vec::new(), 0_u64);
+        for id in unseen {
+            match self.engine.watch.db.row(id) {
+                Ok(Some(row)) if self.is_hidden(&row.path, scan) => hidden += 1,
+                Ok(Some(row)) if self.engine.watch.config.patterns.iter().any(|p| p.captures(&row.path).is_some()) => gone.push(id),
+                Ok(_) => table.remove(id),
+                Err(e) => return self.sweep_failed(&e),
+            }
+        }
+        if hidden > 0 {
+            self.error(format!("{hidden} known databases could not be seen: {}", hiding(scan)));
+        }
+        self.accept_gone(gone, known)
+    }
+
+    fn sweep_failed(&self, error: &crate::error::Error) -> u64 {
+        self.error(crate::record::chain(error));
+        0
+    }
+
+    fn is_hidden(&self, path: &Path, scan: &ScanReport) -> bool {
+        scan.missing_roots.iter().any(|root| path.starts_with(root))
+            || scan.errors.iter().any(|e| path.starts_with(&e.path))
+            || scan.errors_more > 0
+    }
+
+    /// A volume that is not mounted looks like a fleet deleted: accepted only below a limit, or when told.
+    fn accept_gone(&self, gone: Vec<u64>, known: u64) -> u64 {
+        let n = len(gone.len());
+        let limit = self.engine.watch.config.max_gone.unwrap_or_else(|| crate::config::gone_max(known));
+        if n > limit {
+            self.error(format!(
+                "{n} of {known} known databases are gone: nothing is concluded from that; if they were deleted on purpose, give --max-gone {n} once"
+            ));
+            return 0;
+        }
+        let at_s = self.engine.watch.clock.now() / SECOND;
+        for id in gone {
+            let change = Change::Gone { id, at_s };
+            self.facts.record_blocking(Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) });
+        }
+        n
+    }
+}
+
+fn hiding(scan: &ScanReport) -> String {
+    match (scan.missing_roots.first(), scan.errors.first()) {
+        (Some(root), _) => format!("the folder {} is missing", root.display()),
+        (None, Some(e)) => format!("cannot read {}: {}", e.path.display(), e.source),
+        (None, None) => "some folders cannot be read".into(),
+    }
+}
+
+/// A database that was gone, or forgotten by a restart, and lies there with the very stamps of its last snapshot.
+fn back_again(candidate: &Candidate, row: Option<&Row>) -> Option<Change> {
+    let row = row?;
+    let stamps = row.stamps.filter(|stamps| *stamps == candidate.stamps)?;
+    let trusted = !crate::detect::is_racy(stamps.newest(), row.stamped_at) && row.error.is_none();
+    let stored = row.key_ms.is_some() && row.prefix == candidate.prefix;
+    (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some())
+        .then_some(Change::Same { id: candidate.id, stamps, stamped_at: row.stamped_at })
+}
+
+fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {
+    row.is_some_and(|row| {
+        row.key_ms.is_some() && row.content_hash == Some(snapshot.content_hash) && row.prefix == candidate.prefix
+    })
+}
+
+fn describe(engine: &Engine, path: &Path, snapshot: &Snapshot, taken_at: Timestamp) -> Description {
+    Description {
+        format: FORMAT_VERSION,
+        key: String::new(),
+        host: engine.watch.config.host.clone(),
+        path: path.to_path_buf(),
+        taken_at,
+        page_size: snapshot.page_size,
+        page_count: snapshot.page_count,
+        raw_size: snapshot.raw_size(),
+        content_hash: snapshot.content_hash,
+        frame_size: 0,
+        frame_hash: FrameHash([0; 16]),
+        journal_mode: if snapshot.wal_mode { JournalMode::Wal } else { JournalMode::Rollback },
+        uid: snapshot.stat.uid,
+        gid: snapshot.stat.gid,
+        mode: snapshot.stat.mode & 0o7777,
+        mtime_ns: snapshot.stat.mtime,
+        schema_version: snapshot.schema_version,
+        sqlite_version: snapshot.sqlite_version,
+        litesnap: LITESNAP_VERSION.to_owned(),
+    }
+}
+
+fn len(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}

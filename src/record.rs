@@ -1,0 +1,258 @@
+//! Writing down what was confirmed: durable in the store first, then in `state.db`, then in memory.
+//!
+//! One thread, one batch a second or per 10,000 facts. A crash loses at most the last batch, and then those databases
+//! count as changed. If a batch cannot be recorded, none of it is counted as stored.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::detect::{Fingerprint, is_racy};
+use crate::error::{Error, Result};
+use crate::state::{Change, Flags, Slot, StateDb, Table, place_of};
+use crate::store::Store;
+
+/// A batch is written at the latest this long after its first fact.
+const BATCH_TIME: Duration = Duration::from_secs(1);
+/// A batch is written at the latest with this many facts.
+const BATCH_LEN: usize = 10_000;
+
+/// What became of the facts of one cycle.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Snapshots stored and recorded.
+    pub stored: AtomicU64,
+    /// Their bytes in the store.
+    pub bytes: AtomicU64,
+    /// Databases read whose content was already stored.
+    pub unchanged_content: AtomicU64,
+    /// Facts that could not be recorded: those databases count as changed.
+    pub unrecorded: AtomicU64,
+    /// Why, the first time.
+    pub error: Mutex<Option<String>>,
+}
+
+/// One fact, with what the summary counts of it.
+#[derive(Debug)]
+pub struct Fact {
+    /// What goes into `state.db`.
+    pub change: Change,
+    /// Key prefix hash, as in the fingerprint.
+    pub prefix: Option<String>,
+    /// Size of the object, for a stored one.
+    pub bytes: u64,
+    /// The cycle's counters.
+    pub tally: Arc<Tally>,
+}
+
+enum Message {
+    Fact(Box<Fact>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// The handle to the recording thread; the thread ends, all recorded, when this is dropped.
+#[derive(Debug)]
+pub struct Recorder {
+    facts: Option<mpsc::Sender<Message>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recorder {
+    /// Starts the thread. `runtime` times the batches.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system gives no thread.
+    pub fn start(
+        store: Arc<Store>,
+        db: Arc<StateDb>,
+        table: Arc<Table>,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Self> {
+        let (facts, inbox) = mpsc::channel(BATCH_LEN);
+        let worker = Worker { store, db, table, batch: Vec::new() };
+        let thread = std::thread::Builder::new()
+            .name("record".into())
+            .spawn(move || worker.run(inbox, &runtime))
+            .map_err(|source| Error::Io { attempt: "start the thread that records", path: "".into(), source })?;
+        Ok(Self { facts: Some(facts), thread: Some(thread) })
+    }
+
+    fn facts(&self) -> &mpsc::Sender<Message> {
+        self.facts.as_ref().expect("taken only when dropped")
+    }
+
+    /// A way to hand over facts. The thread does not end before all of these are dropped.
+    #[must_use]
+    pub fn sender(&self) -> FactSender {
+        FactSender(self.facts().clone())
+    }
+
+    /// Returns when everything handed over so far is recorded, or has failed to be.
+    pub fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.facts().blocking_send(Message::Flush(done)).is_ok() {
+            flushed.blocking_recv().ok();
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.facts = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Hands facts over.
+#[derive(Debug, Clone)]
+pub struct FactSender(mpsc::Sender<Message>);
+
+impl FactSender {
+    /// Hands over a fact; waits while a whole batch is ahead of it.
+    pub async fn record(&self, fact: Fact) {
+        self.0.send(Message::Fact(Box::new(fact))).await.ok();
+    }
+
+    /// The same, blocking its thread: not for asynchronous code.
+    pub fn record_blocking(&self, fact: Fact) {
+        self.0.blocking_send(Message::Fact(Box::new(fact))).ok();
+    }
+}
+
+struct Worker {
+    store: Arc<Store>,
+    db: Arc<StateDb>,
+    table: Arc<Table>,
+    batch: Vec<Fact>,
+}
+
+impl Worker {
+    fn run(mut self, mut inbox: mpsc::Receiver<Message>, runtime: &tokio::runtime::Handle) {
+        let mut due: Option<tokio::time::Instant> = None;
+        loop {
+            let message = match due {
+                Some(due) => runtime.block_on(async { tokio::time::timeout_at(due, inbox.recv()).await }),
+                None => Ok(inbox.blocking_recv()),
+            };
+            match message {
+                Ok(Some(Message::Fact(fact))) => {
+                    self.batch.push(*fact);
+                    due = due.or_else(|| Some(tokio::time::Instant::now() + BATCH_TIME));
+                    if self.batch.len() < BATCH_LEN {
+                        continue;
+                    }
+                    self.write();
+                }
+                Ok(Some(Message::Flush(done))) => {
+                    self.write();
+                    done.send(()).ok();
+                }
+                Ok(None) => {
+                    self.write();
+                    return;
+                }
+                Err(_) => self.write(),
+            }
+            due = None;
+        }
+    }
+
+    fn write(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return;
+        }
+        match self.record(&batch) {
+            Ok(()) => batch.iter().for_each(count),
+            Err(why) => {
+                log::error!("what was stored could not be recorded and will be stored again: {why}");
+                for fact in &batch {
+                    fact.tally.unrecorded.fetch_add(1, Ordering::Relaxed);
+                    fact.tally.error.lock().get_or_insert_with(|| why.clone());
+                }
+            }
+        }
+    }
+
+    /// The order is the promise: the store's disk, then state.db, then memory.
+    fn record(&self, batch: &[Fact]) -> std::result::Result<(), String> {
+        if batch.iter().any(|f| matches!(f.change, Change::Stored { .. })) {
+            self.store.sync().map_err(|e| format!("cannot sync {}: {e}", self.store.name))?;
+        }
+        let changes: Vec<&Change> = batch.iter().map(|f| &f.change).collect();
+        self.db.apply(&changes).map_err(|e| chain(&e))?;
+        for fact in batch {
+            self.remember(fact);
+        }
+        Ok(())
+    }
+
+    fn remember(&self, fact: &Fact) {
+        let seed = self.db.seed();
+        let place = place_of(fact.prefix.as_deref(), seed);
+        let confirmed = |slot: &mut Slot, stamps, stamped_at| {
+            slot.fingerprint = Fingerprint::of(stamps, place, seed);
+            let racy = is_racy(stamps.newest(), stamped_at);
+            slot.flags = slot.flags.with(Flags::RACY, racy).with(Flags::UNKNOWN, false);
+        };
+        match &fact.change {
+            Change::Stored { id, stamps, stamped_at, stored_s, .. } => self.table.update(*id, |slot| {
+                confirmed(slot, stamps, *stamped_at);
+                slot.stored_s = *stored_s;
+                end_of_failure(slot);
+            }),
+            Change::Same { id, stamps, stamped_at } => self.table.update(*id, |slot| {
+                confirmed(slot, stamps, *stamped_at);
+                end_of_failure(slot);
+            }),
+            Change::Failed { id, stamps: Some((stamps, at)), .. } => self.table.update(*id, |slot| {
+                confirmed(slot, stamps, *at);
+                end_of_failure(slot);
+                slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true);
+            }),
+            Change::Failed { .. } => {}
+            Change::Gone { id, .. } => self.table.remove(*id),
+        }
+    }
+}
+
+fn end_of_failure(slot: &mut Slot) {
+    slot.failures = 0;
+    slot.flags = slot
+        .flags
+        .with(Flags::FAILED, false)
+        .with(Flags::COOLING, false)
+        .with(Flags::NOT_A_DATABASE, false);
+}
+
+fn count(fact: &Fact) {
+    let tally = &fact.tally;
+    match fact.change {
+        Change::Stored { .. } => {
+            tally.stored.fetch_add(1, Ordering::Relaxed);
+            tally.bytes.fetch_add(fact.bytes, Ordering::Relaxed);
+        }
+        Change::Same { .. } => {
+            tally.unchanged_content.fetch_add(1, Ordering::Relaxed);
+        }
+        Change::Failed { .. } | Change::Gone { .. } => {}
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,419 @@
+//! The replicator: everything a cycle needs, one cycle, and the loop around it.
+//!
+//! `--once` is [`Replicator::run_cycle`] called once; the loop calls the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::budget::Budget;
+use crate::clock::{Clock, SECOND};
+use crate::config::Config;
+use crate::control::Control;
+use crate::cycle::{Cycle, Observer};
+use crate::error::{Error, Result};
+use crate::fs::create_private_dir;
+use crate::record::{Recorder, chain};
+use crate::report::CycleReport;
+use crate::scan::OwnFiles;
+use crate::snapshot::{Reader, work_dir};
+use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
+use crate::store::{Env, Kind, Store};
+use crate::upload::Uploader;
+use crate::watch::Watch;
+
+/// A repeated complaint is logged at most this often.
+const REPEAT: Duration = Duration::from_secs(30);
+/// Threads for blocking work of the asynchronous side: a folder's files, name look-ups, compression of large copies.
+const BLOCKING_THREADS: usize = 8;
+
+/// What the threads of a cycle share.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) watch: Watch,
+    pub(crate) store: Arc<Store>,
+    pub(crate) reader: Reader,
+    pub(crate) uploader: Arc<Uploader>,
+    pub(crate) runtime: tokio::runtime::Runtime,
+}
+
+/// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
+#[derive(Debug)]
+pub struct Replicator {
+    // Before the engine: the recording thread uses the engine's runtime until it ends.
+    recorder: Recorder,
+    engine: Arc<Engine>,
+    observer: Arc<dyn Observer>,
+    cycles: u64,
+    scan_no: u16,
+    complaint: Complaint,
+    warned_unmatched: Vec<bool>,
+    _lock: StateLock,
+}
+
+impl Replicator {
+    /// Opens store and state and cleans up after a crash. Makes no request.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what cannot be meant, [`Error::State`] and [`Error::StateLocked`] for the state,
+    /// [`Error::Store`] for a folder that cannot be made.
+    pub fn open(
+        config: Config,
+        env: &Env,
+        clock: Arc<dyn Clock>,
+        control: Arc<Control>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self> {
+        config.check()?;
+        let store = Arc::new(Store::open(&config.store, env)?);
+        let identity = identity(&config, &store);
+        create_private_dir(&config.state_dir).map_err(|e| unusable_state(&config.state_dir, e))?;
+        let path = state_path(&config.state_dir, &identity.store);
+        let lock = StateLock::take(&path.with_extension("lock"))?;
+        let (db, opened) = StateDb::open(&path, &identity, clock.now() / SECOND)?;
+        tell_opened(&opened, &path, &store);
+        let table = load(&db)?;
+        let own = own_files(&config, &store)?;
+        let budget = Budget::new(config.memory_limit);
+        let reader = Reader::open(&work_dir(&path), Arc::clone(&budget), Arc::clone(&clock), Arc::clone(&control))
+            .map_err(|e| unusable_state(&config.state_dir, e))?;
+        let uploader = Uploader::new(
+            Arc::clone(&store),
+            budget,
+            Arc::clone(&control),
+            config.concurrency,
+            config.limit_upload,
+            config.store.request_timeout,
+        );
+        let (runtime, pool) = (runtime()?, pool()?);
+        let (db, table) = (Arc::new(db), Arc::new(table));
+        let recorder =
+            Recorder::start(Arc::clone(&store), Arc::clone(&db), Arc::clone(&table), runtime.handle().clone())?;
+        let warned_unmatched = vec![false; config.patterns.len()];
+        let watch = Watch::new(config, own, table, db, clock, control, pool);
+        let engine = Arc::new(Engine { watch, store, reader, uploader, runtime });
+        Ok(Self {
+            recorder,
+            engine,
+            observer,
+            cycles: 0,
+            scan_no: 0,
+            complaint: Complaint::default(),
+            warned_unmatched,
+            _lock: lock,
+        })
+    }
+
+    /// Where the asynchronous side runs.
+    #[must_use]
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        self.engine.runtime.handle()
+    }
+
+    /// The store's name for people.
+    #[must_use]
+    pub fn store_name(&self) -> &str {
+        &self.engine.store.name
+    }
+
+    /// The state's file.
+    #[must_use]
+    pub fn state_path(&self) -> &Path {
+        self.engine.watch.db.path()
+    }
+
+    /// Databases known from before, and bytes of memory their slots take.
+    #[must_use]
+    pub fn known(&self) -> (usize, usize) {
+        (self.engine.watch.table.len(), self.engine.watch.table.bytes())
+    }
+
+    /// One pass over everything: returns when each changed database is stored and recorded, or has failed.
+    pub fn run_cycle(&mut self, ignore_cooldown: bool) -> CycleReport {
+        let started = Instant::now();
+        let requests = self.engine.store.requests.total();
+        self.cycles += 1;
+        let mut report = CycleReport { cycle: self.cycles, ..CycleReport::default() };
+        let cycle = Cycle::new(
+            Arc::clone(&self.engine),
+            self.recorder.sender(),
+            Arc::clone(&self.observer),
+            ignore_cooldown,
+        );
+        cycle.run(&mut self.scan_no, &mut report);
+        self.recorder.flush();
+        cycle.summarise(self.scan_no, &mut report);
+        self.engine.watch.db.rest();
+        report.requests = self.engine.store.requests.total() - requests;
+        report.elapsed = started.elapsed();
+        report
+    }
+
+    /// Runs cycles until a stop is asked for, one interval from start to start; a cycle that takes longer is followed
+    /// at once by the next. `told` is called after each.
+    pub fn run_forever(&mut self, mut told: impl FnMut(&CycleReport)) {
+        let control = Arc::clone(&self.engine.watch.control);
+        let interval = self.engine.watch.config.interval;
+        let mut ignore_cooldown = false;
+        while !control.is_stopped() {
+            let started = Instant::now();
+            let report = self.run_cycle(ignore_cooldown);
+            self.complaint.about(&report, &self.engine.store.name);
+            self.warn_unmatched(&report);
+            told(&report);
+            ignore_cooldown = control.wait_until(started + interval);
+        }
+        self.name_held();
+    }
+
+    /// Says once of each pattern that nothing matches it.
+    fn warn_unmatched(&mut self, report: &CycleReport) {
+        let patterns = &self.engine.watch.config.patterns;
+        for ((pattern, matched), warned) in patterns.iter().zip(&report.matched).zip(&mut self.warned_unmatched) {
+            if !matched && !*warned {
+                log::warn!("nothing matches {} yet; it is looked at again in each cycle", pattern.text());
+            }
+            *warned = !matched;
+        }
+    }
+
+    /// Databases whose change a cooldown still holds back: how many, and the first `most` by name.
+    #[must_use]
+    pub fn held(&self, most: usize) -> (usize, Vec<PathBuf>) {
+        let mut ids = Vec::new();
+        self.engine.watch.table.each(|slot| ids.extend(slot.flags.has(Flags::COOLING).then_some(slot.id)));
+        let path = |id: &u64| self.engine.watch.db.row(*id).ok().flatten().map(|row| row.path);
+        (ids.len(), ids.iter().filter_map(path).take(most).collect())
+    }
+
+    fn name_held(&self) {
+        let (n, named) = self.held(20);
+        if n > 0 {
+            let named: Vec<String> = named.iter().map(|p| p.display().to_string()).collect();
+            log::warn!("{n} changed databases are not stored yet, held back by their cooldown: {}", named.join(", "));
+        }
+    }
+}
+
+/// Says that the store is down, once and then every half minute, and when it is back.
+#[derive(Debug, Default)]
+struct Complaint {
+    down_since: Option<Instant>,
+    last_said: Option<Instant>,
+}
+
+impl Complaint {
+    fn about(&mut self, report: &CycleReport, store: &str) {
+        let now = Instant::now();
+        if let Some(failure) = &report.store_down {
+            let since = *self.down_since.get_or_insert(now);
+            if self.last_said.is_none_or(|said| now - said >= REPEAT) {
+                log::error!("{store}: {failure}; trying again each cycle, for {} s now", (now - since).as_secs());
+                self.last_said = Some(now);
+            }
+        } else if report.stored > 0 {
+            if let Some(since) = self.down_since.take() {
+                log::info!("{store} is back after {} s", (now - since).as_secs());
+            }
+            self.last_said = None;
+        }
+    }
+}
+
+/// What a `--dry-run` finds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// The database.
+    pub path: PathBuf,
+    /// The key it would get, with the time of this run; or why it gets none.
+    pub key: std::result::Result<String, String>,
+    /// Why it would be read.
+    pub why: &'static str,
+}
+
+/// Tells what a cycle would take up, from stamps alone: opens no database, makes no request, writes nothing.
+///
+/// # Errors
+/// As [`Replicator::open`], but the state may be in use.
+pub fn dry_run(
+    config: Config,
+    env: &Env,
+    clock: Arc<dyn Clock>,
+    mut tell: impl FnMut(Planned),
+) -> Result<CycleReport> {
+    config.check()?;
+    let address = Store::describe(&config.store, env)?;
+    let identity = Identity {
+        store: address.identity,
+        template: config.template.as_str().to_owned(),
+        host: config.host.clone(),
+    };
+    let path = state_path(&config.state_dir, &identity.store);
+    let db = StateDb::open_for_reading(&path, &identity)?;
+    let own = OwnFiles::new(&[config.state_dir.clone()]);
+    let (pace, now_ms) = (config.pace, clock.now() / 1_000_000);
+    let table = load(&db)?;
+    let watch = Watch::new(config, own, Arc::new(table), Arc::new(db), clock, Arc::default(), pool()?);
+    let mut report = CycleReport { cycle: 1, ..CycleReport::default() };
+    let mut further = false;
+    for scan_no in 1..=u16::MAX {
+        let wave = watch.scan(scan_no, further, pace);
+        if !further {
+            wave.failures.iter().for_each(|(path, failure)| {
+                report.failures.add(path, failure.clone());
+            });
+            report.matched = wave.matched;
+        }
+        report.held = wave.held;
+        for (candidate, failure) in wave.clashing {
+            report.changed += 1;
+            let path = candidate.path.to_path_buf();
+            tell(Planned { path, key: Err(failure.to_string()), why: why(candidate.why) });
+        }
+        for candidate in wave.candidates {
+            report.changed += 1;
+            let key = key_of(&watch, &address.prefix, &candidate, now_ms);
+            tell(Planned { path: candidate.path.to_path_buf(), key, why: why(candidate.why) });
+        }
+        if !wave.more {
+            break;
+        }
+        further = true;
+    }
+    watch.table.each(|slot| report.databases += u64::from(slot.scan != 0));
+    Ok(report)
+}
+
+fn why(why: Option<crate::detect::Why>) -> &'static str {
+    why.map_or("refresh", crate::detect::Why::word)
+}
+
+fn key_of(
+    watch: &Watch,
+    store_prefix: &str,
+    candidate: &crate::watch::Candidate,
+    now_ms: i64,
+) -> std::result::Result<String, String> {
+    let prefix = match &candidate.prefix {
+        Some(prefix) => prefix.clone(),
+        None => watch.render(&candidate.path, None).map_err(|e| e.to_string())?,
+    };
+    let last = watch.db.row(candidate.id).ok().flatten().and_then(|row| row.key_ms);
+    let (time, _) = crate::timestamp::next_timestamp(now_ms, last).ok_or("no later key is left")?;
+    let key = crate::layout::snapshot_key(&prefix, time);
+    Ok(if store_prefix.is_empty() { key } else { format!("{store_prefix}/{key}") })
+}
+
+fn identity(config: &Config, store: &Store) -> Identity {
+    Identity {
+        store: store.identity().to_owned(),
+        template: config.template.as_str().to_owned(),
+        host: config.host.clone(),
+    }
+}
+
+/// One file per store and prefix: a readable part, and a hash that keeps similar ones apart.
+fn state_path(dir: &Path, identity: &str) -> PathBuf {
+    let mut slug: String = identity
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect::<String>()
+        .split('-')
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join("-");
+    slug.truncate(48);
+    let hash = twox_hash::XxHash3_64::oneshot(identity.as_bytes()) >> 32;
+    dir.join(format!("{slug}-{hash:08x}.db"))
+}
+
+fn unusable_state(dir: &Path, error: Error) -> Error {
+    Error::State {
+        path: dir.to_path_buf(),
+        what: "it must be a directory that this user can write; --state-dir names another".into(),
+        source: Box::new(error),
+    }
+}
+
+fn tell_opened(opened: &Opened, path: &Path, store: &Store) {
+    match opened {
+        Opened::Known => {}
+        Opened::Fresh => {
+            let others = std::fs::read_dir(path.parent().unwrap_or(path)).into_iter().flatten().flatten();
+            let others = others.filter(|e| e.path() != path && e.path().extension().is_some_and(|x| x == "db")).count();
+            if others > 0 {
+                log::info!("no state yet for {}: everything is stored there", store.name);
+            }
+        }
+        Opened::Reset(what) => log::warn!("the state was for something else ({what}): everything is stored again"),
+        Opened::SetAside(aside, what) => log::warn!(
+            "the state was damaged ({what}) and is set aside as {}: everything is stored again",
+            aside.display()
+        ),
+    }
+}
+
+fn load(db: &StateDb) -> Result<Table> {
+    let table = Table::default();
+    db.load(|row| {
+        let mut slot = Slot::unknown(row.id, 0);
+        slot.stored_s = row.stored_s;
+        if let Some(stamps) = row.stamps {
+            let place = place_of(row.prefix.as_deref(), db.seed());
+            slot.fingerprint = crate::detect::Fingerprint::of(&stamps, place, db.seed());
+            let settled = row.error.as_deref().and_then(crate::error::Failure::parse).is_some_and(|f| f.reason.is_settled());
+            slot.flags = Flags::NONE
+                .with(Flags::RACY, crate::detect::is_racy(stamps.newest(), row.stamped_at))
+                .with(Flags::NOT_A_DATABASE, settled)
+                .with(Flags::FAILED, row.error.is_some() && !settled);
+        }
+        slot.failures = u8::from(row.error.is_some());
+        table.put(slot);
+    })?;
+    Ok(table)
+}
+
+/// The state, with its temporary copies, and a folder store: never backed up, by path and by inode. A pattern below
+/// one of them would match nothing, which nobody can mean.
+fn own_files(config: &Config, store: &Store) -> Result<OwnFiles> {
+    let mut dirs = vec![config.state_dir.clone()];
+    if let Kind::Folder { root } = &store.kind {
+        dirs.push(root.clone());
+    }
+    for (dir, pattern) in dirs.iter().flat_map(|dir| config.patterns.iter().map(move |p| (dir, p))) {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if real(pattern.root()).starts_with(real(dir)) {
+            return Err(Error::Usage(format!(
+                "the pattern {} lies in {}, which is litesnap's own: give --state-dir or --store another folder",
+                pattern.text(),
+                dir.display()
+            )));
+        }
+    }
+    Ok(OwnFiles::new(&dirs))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Io { attempt: "start the threads that upload", path: PathBuf::new(), source })
+}
+
+/// At least two threads, so that one large database does not stop all others.
+fn pool() -> Result<rayon::ThreadPool> {
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("read{n}")).build().map_err(|e| {
+        Error::Io { attempt: "start the threads that read", path: PathBuf::new(), source: std::io::Error::other(e) }
+    })
+}
+
+/// The first lines of `report` that concern the whole run, for a command that ends with it.
+#[must_use]
+pub fn store_error(report: &CycleReport, store: &str) -> Option<Error> {
+    let failure = report.store_down.as_ref()?;
+    Some(Error::Store { what: format!("cannot store anything in {store}: {}", chain(failure)) })
+}

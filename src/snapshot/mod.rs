@@ -1,0 +1,352 @@
+//! A consistent copy of one live database, leaving no trace of the reading.
+//!
+//! Order: stamps, then looks that take no lock, then SQLite's own read, then the directory as found. What a crash
+//! leaves (a temporary copy, an empty `-wal` and a `-shm`) is removed at the next start by [`Reader::open`].
+//!
+//! A second way of reading, for databases that nobody is writing, can be put beside [`sqlite`] in [`Reader::read`]:
+//! the content hash is defined so that both agree.
+
+mod locks;
+mod sidecars;
+mod sqlite;
+mod temp;
+
+pub use sqlite::Image;
+pub use temp::TempCopy;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::budget::{Budget, Permit};
+use crate::clock::{Clock, Nanos};
+use crate::content::{ContentHash, ContentHasher};
+use crate::control::Control;
+use crate::error::{Error, Failure, Reason, Result};
+use crate::fs::create_private_dir;
+use crate::header::{self, Header};
+use crate::stamps::{FileStat, Stamps};
+
+use sidecars::{Before, Cleaned, Intents};
+use temp::TempSpace;
+
+/// How long one database may keep us waiting for its lock.
+const BUSY_MAX: Duration = Duration::from_millis(100);
+/// How long all databases of one cycle together may: a fleet of locked ones must not stop the others.
+const BUSY_PER_CYCLE: Duration = Duration::from_secs(20);
+/// Between two looks at a lock.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+/// A snapshot: what one database held at one commit.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The database's pages, as a file that SQLite opens.
+    pub image: Image,
+    /// Page size in bytes.
+    pub page_size: u32,
+    /// Number of pages; image bytes = page size × page count.
+    pub page_count: u32,
+    /// Hash of the content (see [`crate::content`]).
+    pub content_hash: ContentHash,
+    /// Stamps from before the read: the ones to record.
+    pub stamps: Stamps,
+    /// When they were taken.
+    pub stamped_at: Nanos,
+    /// Owner, mode and times of the main file.
+    pub stat: FileStat,
+    /// Whether the header says WAL.
+    pub wal_mode: bool,
+    /// Schema cookie of the source.
+    pub schema_version: Option<u32>,
+    /// Number of the SQLite version that wrote last.
+    pub sqlite_version: Option<u32>,
+    /// Memory held for it.
+    pub permit: Permit,
+}
+
+impl Snapshot {
+    /// Size of the image in bytes.
+    #[must_use]
+    pub fn raw_size(&self) -> u64 {
+        u64::from(self.page_size) * u64::from(self.page_count)
+    }
+}
+
+/// Takes snapshots; shared by all worker threads.
+#[derive(Debug)]
+pub struct Reader {
+    temp: Arc<TempSpace>,
+    intents: Intents,
+    budget: Arc<Budget>,
+    memory_max: u64,
+    busy_left_ms: AtomicU64,
+    open: InFlight,
+    clock: Arc<dyn Clock>,
+    control: Arc<Control>,
+    left: AtomicU64,
+}
+
+impl Reader {
+    /// Works in `dir`, which belongs to the holder of the state's lock, and removes what a crash left there and
+    /// beside the databases it was reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `dir` cannot be made or read.
+    pub fn open(dir: &Path, budget: Arc<Budget>, clock: Arc<dyn Clock>, control: Arc<Control>) -> Result<Self> {
+        create_private_dir(dir)?;
+        let wrong = |source| Error::Io { attempt: "clean up", path: dir.to_path_buf(), source };
+        let temp = TempSpace::recover(dir).map_err(wrong)?;
+        let (intents, left) = Intents::recover(dir).map_err(wrong)?;
+        for main in left {
+            log::warn!("db={} is in use: the -wal and -shm beside it stay until its application closes", main.display());
+        }
+        // A copy, its serialised form and its compressed form are in memory together; all cores must fit in.
+        let memory_max = (budget.total() / 16).min(8 << 20);
+        Ok(Self {
+            temp,
+            intents,
+            budget,
+            memory_max,
+            busy_left_ms: AtomicU64::new(0),
+            open: InFlight::default(),
+            clock,
+            control,
+            left: AtomicU64::new(0),
+        })
+    }
+
+    /// Gives a new cycle its share of waiting.
+    pub fn begin_cycle(&self) {
+        self.busy_left_ms.store(u64::try_from(BUSY_PER_CYCLE.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Databases since the start beside which a sidecar that reading made had to stay, because it was in use.
+    #[must_use]
+    pub fn sidecars_left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Takes a snapshot of the database at `main`.
+    ///
+    /// # Errors
+    /// A [`Failure`] that says why this database cannot be read now. Nothing is left behind in any case.
+    pub fn take(&self, main: &Path) -> Result<Snapshot, Failure> {
+        let stamped_at = self.clock.now();
+        let (stamps, stat) = Stamps::take(main).map_err(|e| io_failure("look at it", &e))?;
+        let _only_one = self.open.enter((stat.dev, stat.ino));
+        let header = self.probe(main, &stat)?;
+        let wal = stamps.wal.map_or(0, |w| w.size);
+        let estimate = stat.size.saturating_add(wal);
+        let permit = self.budget.take(if estimate <= self.memory_max { 3 * estimate + (256 << 10) } else { 8 << 20 });
+        let copied = self.read(main, header.is_wal())?;
+        let content_hash = hash(&copied, &stat)?;
+        Ok(Snapshot {
+            image: copied.image,
+            page_size: copied.page_size,
+            page_count: copied.page_count,
+            content_hash,
+            stamps,
+            stamped_at,
+            stat,
+            wal_mode: header.is_wal(),
+            schema_version: copied.schema_version,
+            sqlite_version: copied.sqlite_version,
+            permit,
+        })
+    }
+
+    /// Everything that can be told without SQLite and without taking a lock.
+    fn probe(&self, main: &Path, stat: &FileStat) -> Result<Header, Failure> {
+        if stat.size == 0 {
+            // Never opened through SQLite: even a read-only open deletes a valid -wal beside it.
+            return Err(Failure::new(Reason::Empty, "the main file has 0 bytes"));
+        }
+        let mut file = File::open(main).map_err(|e| io_failure("open it", &e))?;
+        let header = read_header(&mut file, stat.size)?;
+        self.wait_for_exclusive(&file)?;
+        if header.is_wal() {
+            self.check_wal(main, &file)?;
+        }
+        Ok(header)
+    }
+
+    /// A commit holds its exclusive lock for moments; an application in exclusive locking mode holds it for ever.
+    fn wait_for_exclusive(&self, file: &File) -> Result<(), Failure> {
+        let started = Instant::now();
+        let patience = self.patience();
+        loop {
+            let holder = locks::excluding(file).map_err(|e| io_failure("look at its locks", &e))?;
+            let Some(holder) = holder else { break };
+            if started.elapsed() >= patience || self.control.is_stopped() {
+                self.spend(started.elapsed());
+                return Err(Failure::new(Reason::HeldExclusively, format!("held exclusively by {holder}")));
+            }
+            self.control.pause(BUSY_PAUSE);
+        }
+        self.spend(started.elapsed());
+        Ok(())
+    }
+
+    /// A connection in WAL mode always has a `-wal`. If one is connected and there is none, somebody unlinked it, and
+    /// what that connection commits cannot be seen by anybody. Looked at three times: it may be just opening.
+    fn check_wal(&self, main: &Path, file: &File) -> Result<(), Failure> {
+        for _ in 0..3 {
+            let there = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
+            let holder = locks::anyone(file).map_err(|e| io_failure("look at its locks", &e))?;
+            if there.wal.is_some() || holder.is_none() {
+                return check_writable(main, there);
+            }
+            self.control.pause(BUSY_PAUSE);
+        }
+        Err(Failure::new(
+            Reason::WalUnlinked,
+            "its application is connected but its -wal was deleted: commits go nowhere; restart the application",
+        ))
+    }
+
+    fn read(&self, main: &Path, wal_mode: bool) -> Result<sqlite::Copied, Failure> {
+        let before = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
+        let intent = self.intents.note(main, before).map_err(|e| {
+            Failure::new(Reason::CopyFailed, format!("cannot note the intent to read it in the state directory: {e}"))
+        })?;
+        let started = Instant::now();
+        let how = sqlite::How {
+            busy_timeout: self.patience(),
+            memory_max: self.memory_max,
+            temp: &self.temp,
+            stop: self.control.stop_flag(),
+            wal_mode,
+        };
+        let copied = sqlite::copy(main, &how);
+        if copied.as_ref().is_err_and(|f| f.reason == Reason::Busy) {
+            self.spend(started.elapsed());
+        }
+        match sidecars::clean(main, before.wal.is_some(), before.shm) {
+            Ok(Cleaned::AsFound) => {}
+            Ok(Cleaned::Left) => {
+                self.left.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(e) => log::warn!("db={} cannot remove the -wal and -shm that reading it made: {e}", main.display()),
+        }
+        if let Err(e) = intent.done() {
+            log::warn!("db={} cannot take back the intent to read it: {e}", main.display());
+        }
+        copied
+    }
+
+    fn patience(&self) -> Duration {
+        BUSY_MAX.min(Duration::from_millis(self.busy_left_ms.load(Ordering::Relaxed)))
+    }
+
+    fn spend(&self, waited: Duration) {
+        let ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        let spent = |left: u64| Some(left.saturating_sub(ms));
+        self.busy_left_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).ok();
+    }
+}
+
+/// Reading a WAL-mode database makes the sidecars that are missing, and only somebody who may write the main file can
+/// take them away again; owned by us, they would lock its application out. So then it is not opened at all.
+fn check_writable(main: &Path, there: Before) -> Result<(), Failure> {
+    let makes_files = there.wal.is_none() || !there.shm;
+    let may_not_write = nix::unistd::eaccess(main, nix::unistd::AccessFlags::W_OK).is_err();
+    if makes_files && may_not_write { Err(sqlite::cannot_open_wal(main)) } else { Ok(()) }
+}
+
+/// Reads the header and names what is not an SQLite database.
+fn read_header(file: &mut File, len: u64) -> Result<Header, Failure> {
+    let mut first = Vec::with_capacity(4096);
+    file.take(4096).read_to_end(&mut first).map_err(|e| io_failure("read it", &e))?;
+    if !header::has_magic(&first) {
+        return Err(if header::looks_encrypted(&first, len) {
+            Failure::new(Reason::Opaque, "no SQLite header, and its bytes look random: encrypted")
+        } else {
+            Failure::new(Reason::NotADatabase, "no SQLite header")
+        });
+    }
+    let Some(bytes) = first.first_chunk::<100>() else {
+        return Err(Failure::new(Reason::NotADatabase, "it ends within the SQLite header"));
+    };
+    let header = Header::parse(bytes).map_err(|e| Failure::new(Reason::Opaque, e.to_string()))?;
+    if header.read_version > 2 {
+        let what = format!("its header asks for file format {}: unknown to this SQLite", header.read_version);
+        return Err(Failure::new(Reason::Opaque, what));
+    }
+    Ok(header)
+}
+
+fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure> {
+    let mut hasher = ContentHasher::new(copied.page_size, copied.page_count);
+    match &copied.image {
+        Image::Memory(bytes) => hasher.update(bytes),
+        Image::File(copy) => {
+            let read = hash_file(copy.path(), &mut hasher);
+            read.map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {e}")))?;
+        }
+    }
+    hasher
+        .finish(stat.uid, stat.gid, stat.mode)
+        .map_err(|e| Failure::new(Reason::CopyFailed, format!("its copy is not whole: {e}")))
+}
+
+fn hash_file(path: &Path, hasher: &mut ContentHasher) -> io::Result<()> {
+    let mut file = File::open(path)?;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(()),
+            n => hasher.update(&chunk[..n]),
+        }
+    }
+}
+
+/// Sorts the system's errors about a database's files.
+pub(crate) fn io_failure(attempt: &str, error: &io::Error) -> Failure {
+    let reason = match error.kind() {
+        io::ErrorKind::NotFound => Reason::Vanished,
+        _ => Reason::Unreadable,
+    };
+    Failure::new(reason, format!("cannot {attempt}: {error}"))
+}
+
+/// The databases open right now, by device and inode: closing a descriptor of a file drops all locks that this process
+/// holds on it, so no two threads may work on one file, whatever names led them there.
+#[derive(Debug, Default)]
+struct InFlight {
+    open: Mutex<HashSet<(u64, u64)>>,
+    closed: Condvar,
+}
+
+struct Entered<'a> {
+    all: &'a InFlight,
+    file: (u64, u64),
+}
+
+impl InFlight {
+    fn enter(&self, file: (u64, u64)) -> Entered<'_> {
+        let mut open = self.open.lock();
+        while !open.insert(file) {
+            self.closed.wait(&mut open);
+        }
+        Entered { all: self, file }
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.all.open.lock().remove(&self.file);
+        self.all.closed.notify_all();
+    }
+}
+
+/// Where a state's temporary copies and intents lie.
+#[must_use]
+pub fn work_dir(state: &Path) -> PathBuf {
+    state.with_extension("work")
+}

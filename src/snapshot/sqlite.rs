@@ -1,0 +1,214 @@
+//! Reading through SQLite: read-only, one read transaction, the online backup API, never a checkpoint.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+
+use super::temp::{TempCopy, TempSpace, no_space};
+use crate::error::{Failure, Reason};
+use crate::fs::free_bytes;
+
+/// A consistent image of one database.
+#[derive(Debug)]
+pub enum Image {
+    /// In memory, for small ones.
+    Memory(Vec<u8>),
+    /// In a temporary file.
+    File(TempCopy),
+}
+
+/// What one read transaction gave.
+#[derive(Debug)]
+pub(super) struct Copied {
+    pub(super) image: Image,
+    pub(super) page_size: u32,
+    pub(super) page_count: u32,
+    pub(super) schema_version: Option<u32>,
+    pub(super) sqlite_version: Option<u32>,
+}
+
+/// Bytes copied between two looks at the stop flag. The read transaction stays open in between, so that the copy is
+/// of one commit all the same.
+const STEP_BYTES: u32 = 16 << 20;
+
+/// How a copy is to be made.
+pub(super) struct How<'a> {
+    pub(super) busy_timeout: Duration,
+    pub(super) memory_max: u64,
+    pub(super) temp: &'a Arc<TempSpace>,
+    pub(super) stop: &'a AtomicBool,
+    /// Whether the header says WAL: tells what SQLite's "cannot open" is about.
+    pub(super) wal_mode: bool,
+}
+
+/// Copies the database at `main` as of one commit.
+pub(super) fn copy(main: &Path, how: &How<'_>) -> Result<Copied, Failure> {
+    let source = open(main, how.busy_timeout).map_err(|e| failure(main, how.wal_mode, &e))?;
+    copy_from(&source, main, how)
+    // `source` closes here: with NO_CKPT_ON_CLOSE it leaves the log alone even if it is the last connection.
+}
+
+fn open(main: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let source =
+        Connection::open_with_flags(main, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    source.busy_timeout(busy_timeout)?;
+    Ok(source)
+}
+
+fn copy_from(source: &Connection, main: &Path, how: &How<'_>) -> Result<Copied, Failure> {
+    let wrong = |e: rusqlite::Error| failure(main, how.wal_mode, &e);
+    source.execute_batch("BEGIN").map_err(wrong)?;
+    // The first read takes the lock or fixes the WAL's end: everything below sees this one commit.
+    let schema_version: i64 = source.pragma_query_value(None, "schema_version", |r| r.get(0)).map_err(wrong)?;
+    let page_size: u32 = source.pragma_query_value(None, "page_size", |r| r.get(0)).map_err(wrong)?;
+    let page_count: u32 = source.pragma_query_value(None, "page_count", |r| r.get(0)).map_err(wrong)?;
+    if page_count == 0 {
+        return Err(Failure::new(Reason::Empty, "SQLite sees no page in it"));
+    }
+    let raw_size = u64::from(page_size) * u64::from(page_count);
+    let image = if raw_size <= how.memory_max {
+        into_memory(source, main, raw_size, how)?
+    } else {
+        into_file(source, main, page_size, raw_size, how)?
+    };
+    let sqlite_version = last_writer(source);
+    source.execute_batch("COMMIT").map_err(wrong)?;
+    Ok(Copied { image, page_size, page_count, schema_version: u32::try_from(schema_version).ok(), sqlite_version })
+}
+
+/// Version number of the SQLite that wrote last, from page 1 as this transaction sees it: the backup API rewrites the
+/// copy's. `None` where SQLite was built without `sqlite_dbpage`, or the schema cannot be read.
+fn last_writer(source: &Connection) -> Option<u32> {
+    let mut first = source.prepare_cached("SELECT substr(data, 97, 4) FROM sqlite_dbpage WHERE pgno = 1").ok()?;
+    first.query_row([], |r| r.get::<_, [u8; 4]>(0)).ok().map(u32::from_be_bytes)
+}
+
+fn into_memory(source: &Connection, main: &Path, raw_size: u64, how: &How<'_>) -> Result<Image, Failure> {
+    let wrong = |e: rusqlite::Error| failure(main, how.wal_mode, &e);
+    let mut target = Connection::open_in_memory().map_err(wrong)?;
+    finish(&Backup::new(source, &mut target).map_err(wrong)?, -1, main, how)?;
+    let image = target.serialize(rusqlite::MAIN_DB).map_err(wrong)?.to_vec();
+    whole(u64::try_from(image.len()).unwrap_or(u64::MAX), raw_size)?;
+    Ok(Image::Memory(image))
+}
+
+fn into_file(
+    source: &Connection,
+    main: &Path,
+    page_size: u32,
+    raw_size: u64,
+    how: &How<'_>,
+) -> Result<Image, Failure> {
+    let copy = how.temp.reserve(raw_size)?;
+    let written = write_copy(source, main, page_size, &copy, how);
+    written.map_err(|f| if f.reason == Reason::NoSpace { explain_full(&copy) } else { f })?;
+    let len = std::fs::metadata(copy.path()).map_or(0, |m| m.len());
+    whole(len, raw_size)?;
+    Ok(Image::File(copy))
+}
+
+fn write_copy(
+    source: &Connection,
+    main: &Path,
+    page_size: u32,
+    copy: &TempCopy,
+    how: &How<'_>,
+) -> Result<(), Failure> {
+    let wrong = |e: rusqlite::Error| target_failure(main, copy, how, &e);
+    let mut target = Connection::open(copy.path()).map_err(wrong)?;
+    // A copy that a crash interrupts is thrown away: no journal, no sync.
+    target
+        .execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE")
+        .map_err(wrong)?;
+    let pages = i32::try_from((STEP_BYTES / page_size).max(1)).unwrap_or(i32::MAX);
+    let backup = Backup::new(source, &mut target).map_err(wrong)?;
+    finish(&backup, pages, main, how)
+}
+
+/// Steps until SQLite says Done. Anything but Done is a failure, for rusqlite reports Busy and Locked as success and
+/// the copy is then empty or half.
+fn finish(
+    backup: &Backup<'_, '_>,
+    pages: i32,
+    main: &Path,
+    how: &How<'_>,
+) -> Result<(), Failure> {
+    loop {
+        match backup.step(pages).map_err(|e| failure(main, how.wal_mode, &e))? {
+            StepResult::Done => return Ok(()),
+            StepResult::More if pages > 0 && !how.stop.load(Ordering::Relaxed) => {}
+            StepResult::More if pages > 0 => {
+                return Err(Failure::new(Reason::CopyFailed, "interrupted while it was copied"));
+            }
+            StepResult::Busy | StepResult::Locked => {
+                return Err(Failure::new(Reason::Busy, "locked by its application while it was copied"));
+            }
+            other => return Err(Failure::new(Reason::CopyFailed, format!("SQLite ended the copy with {other:?}"))),
+        }
+    }
+}
+
+/// A second look at what Done promised: a copy of the wrong size is never stored.
+fn whole(len: u64, raw_size: u64) -> Result<(), Failure> {
+    if len == raw_size {
+        return Ok(());
+    }
+    Err(Failure::new(Reason::CopyFailed, format!("its copy has {len} bytes where the database has {raw_size}")))
+}
+
+fn explain_full(copy: &TempCopy) -> Failure {
+    no_space(copy.directory(), copy.bytes(), free_bytes(copy.directory()).unwrap_or(0))
+}
+
+/// What went wrong with the copy's own file.
+fn target_failure(main: &Path, copy: &TempCopy, how: &How<'_>, error: &rusqlite::Error) -> Failure {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Failure::new(Reason::NoSpace, ""),
+        Some(ErrorCode::CannotOpen) => {
+            Failure::new(Reason::CopyFailed, format!("cannot make its temporary copy {}", copy.path().display()))
+        }
+        _ => failure(main, how.wal_mode, error),
+    }
+}
+
+/// Sorts SQLite's errors about a source by what the user can do about them.
+fn failure(main: &Path, wal_mode: bool, error: &rusqlite::Error) -> Failure {
+    let rusqlite::Error::SqliteFailure(e, text) = error else {
+        return Failure::new(Reason::CopyFailed, error.to_string());
+    };
+    let text = text.clone().unwrap_or_else(|| e.to_string());
+    match (e.code, e.extended_code) {
+        (_, ffi::SQLITE_READONLY_ROLLBACK) => Failure::new(
+            Reason::HotJournal,
+            "a crashed writer left its -journal; it is rolled back when the application opens the database for writing",
+        ),
+        (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed, _) => {
+            Failure::new(Reason::Busy, format!("locked by its application ({text})"))
+        }
+        (ErrorCode::CannotOpen | ErrorCode::ReadOnly, _) if wal_mode => cannot_open_wal(main),
+        (ErrorCode::CannotOpen, _) => Failure::new(Reason::Unreadable, format!("SQLite cannot open it: {text}")),
+        (ErrorCode::NotADatabase, _) => {
+            Failure::new(Reason::Opaque, "its pages are not what its header says: encrypted, or damaged")
+        }
+        (ErrorCode::DatabaseCorrupt, _) => Failure::new(Reason::Corrupt, format!("SQLite says: {text}")),
+        (ErrorCode::SystemIoFailure, _) => Failure::new(Reason::Unreadable, format!("SQLite says: {text}")),
+        (ErrorCode::DiskFull, _) => Failure::new(Reason::NoSpace, ""),
+        (ErrorCode::PermissionDenied, _) => Failure::new(Reason::Unreadable, text),
+        _ => Failure::new(Reason::CopyFailed, format!("SQLite says: {text}")),
+    }
+}
+
+/// What to grant, for a WAL-mode database whose `-shm` cannot be made or opened.
+pub(super) fn cannot_open_wal(main: &Path) -> Failure {
+    let dir = main.parent().unwrap_or(main).display();
+    Failure::new(
+        Reason::CannotOpenWal,
+        format!("it is in WAL mode, and reading it needs to write {dir} and the files beside it: run as their owner"),
+    )
+}

@@ -1,0 +1,475 @@
+//! From snapshots to confirmed objects: a bounded number of requests, every one with an end.
+//!
+//! Nothing is claimed here: each job ends as an [`Outcome`], and only [`record`](crate::record) writes it down. Every
+//! put is create-only where the store honours that; no key is ever written twice with different content. A crash
+//! leaves objects that no state knows: harmless, for the next cycle stores the same content under another key.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use crate::budget::{Budget, Permit};
+use crate::clock::Nanos;
+use crate::content::ContentHash;
+use crate::control::Control;
+use crate::error::{Failure, Reason};
+use crate::layout;
+use crate::object::{Description, FrameEncoder};
+use crate::snapshot::TempCopy;
+use crate::stamps::Stamps;
+use crate::store::{Store, classify};
+use crate::timestamp::{Timestamp, next_timestamp};
+
+/// How long uploads in flight may go on after a stop was asked for. The whole process has ten seconds.
+const GRACE: Duration = Duration::from_secs(6);
+/// Smallest part but the last: S3 asks for 5 MiB, and larger parts cost fewer requests.
+const PART_MIN: u64 = 8 << 20;
+/// Most parts one object can have on S3.
+const PARTS_MAX: u64 = 10_000;
+/// Parts of one object in flight at once, memory and request slots permitting.
+const PARTS_AT_ONCE: usize = 4;
+/// New keys tried when a key turns out to hold something else.
+const KEYS_MAX: u32 = 3;
+
+/// One snapshot on its way to the store.
+#[derive(Debug)]
+pub struct Job {
+    /// Hash of the path; row id in the state.
+    pub id: u64,
+    /// Absolute path of the main file.
+    pub path: PathBuf,
+    /// Key prefix below the store's.
+    pub prefix: String,
+    /// The same, unless the path tells it: what the state keeps.
+    pub row_prefix: Option<String>,
+    /// The time in its key.
+    pub key_time: Timestamp,
+    /// Stamps from before the read.
+    pub stamps: Stamps,
+    /// When they were taken.
+    pub stamped_at: Nanos,
+    /// Its content.
+    pub content_hash: ContentHash,
+    /// What the object says of itself; key, sizes and hashes of the frame are filled in here.
+    pub description: Description,
+    /// What to store.
+    pub body: Body,
+    /// Memory held for it.
+    pub permit: Permit,
+}
+
+/// The content of a [`Job`].
+#[derive(Debug)]
+pub enum Body {
+    /// Compressed already: an LZ4 frame.
+    Frame(Bytes),
+    /// A temporary copy, compressed while it is uploaded.
+    Copy(TempCopy),
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The store confirmed the object of this many bytes; the job's `key_time` is the one in its key.
+    Stored(u64),
+    /// It did not.
+    Failed(Failure),
+    /// Not tried, or not to its end: a stop was asked for.
+    Untried,
+}
+
+/// Uploads jobs to one store. Lives as long as the process; costs nothing while there are none.
+#[derive(Debug)]
+pub struct Uploader {
+    store: Arc<Store>,
+    slots: Arc<Semaphore>,
+    budget: Arc<Budget>,
+    limiter: Limiter,
+    control: Arc<Control>,
+    time_max: Duration,
+    creates: AtomicBool,
+    /// Failures in a row that concern the whole store.
+    refused_in_a_row: AtomicU32,
+}
+
+/// A request slot, held while bytes are on their way.
+type Slot = OwnedSemaphorePermit;
+
+/// Parts of one object on their way, each with the slot that it gives back.
+type InFlight = JoinSet<(object_store::Result<()>, Slot)>;
+
+impl Uploader {
+    /// At most `concurrency` requests at once, `bytes_per_s` bytes a second (0 for no limit), each upload done or given
+    /// up within a time that `request_timeout` sets.
+    #[must_use]
+    pub fn new(
+        store: Arc<Store>,
+        budget: Arc<Budget>,
+        control: Arc<Control>,
+        concurrency: usize,
+        bytes_per_s: u64,
+        request_timeout: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            slots: Arc::new(Semaphore::new(concurrency)),
+            budget,
+            limiter: Limiter::new(bytes_per_s),
+            control,
+            // A hung attempt ends after the request timeout; its retries have about half a minute.
+            time_max: request_timeout * 2 + Duration::from_secs(30),
+            creates: AtomicBool::new(true),
+            refused_in_a_row: AtomicU32::new(0),
+        })
+    }
+
+    /// Uploads that failed in a row because of the store as a whole, over all cycles.
+    #[must_use]
+    pub fn refused_in_a_row(&self) -> u32 {
+        self.refused_in_a_row.load(Ordering::Relaxed)
+    }
+
+    /// Starts counting anew.
+    pub fn forget_refusals(&self) {
+        self.refused_in_a_row.store(0, Ordering::Relaxed);
+    }
+
+    /// Uploads all `jobs` until their sender is dropped, and hands each one's end to `ended`.
+    pub async fn run<F, R>(self: Arc<Self>, mut jobs: mpsc::Receiver<Job>, ended: F)
+    where
+        F: Fn(Job, Outcome) -> R + Clone + Send + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let mut under_way = JoinSet::new();
+        while let Some(job) = jobs.recv().await {
+            while under_way.try_join_next().is_some() {}
+            let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+            let (uploader, ended) = (Arc::clone(&self), ended.clone());
+            under_way.spawn(async move {
+                let mut job = job;
+                let outcome = uploader.one(&mut job, slot).await;
+                uploader.note(&outcome);
+                ended(job, outcome).await;
+            });
+        }
+        while under_way.join_next().await.is_some() {}
+    }
+
+    fn note(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Failed(f) if f.reason.concerns_store() => {
+                self.refused_in_a_row.fetch_add(1, Ordering::Relaxed);
+            }
+            Outcome::Untried => {}
+            _ => self.forget_refusals(),
+        }
+    }
+
+    async fn one(&self, job: &mut Job, slot: Slot) -> Outcome {
+        if self.control.is_stopped() {
+            return Outcome::Untried;
+        }
+        let body = std::mem::replace(&mut job.body, Body::Frame(Bytes::new()));
+        let ended = match body {
+            Body::Frame(frame) => {
+                let put = self.put_frame(job, frame);
+                tokio::select! {
+                    put = tokio::time::timeout(self.time_max, put) => put.unwrap_or_else(|_| Err(self.timed_out().into())),
+                    () = self.grace_is_over() => Err(Stopped::Interrupted),
+                }
+            }
+            Body::Copy(copy) => self.put_copy(job, copy, slot).await,
+        };
+        match ended {
+            Ok(bytes) => Outcome::Stored(bytes),
+            Err(Stopped::Failed(failure)) => Outcome::Failed(failure),
+            Err(Stopped::Interrupted) => Outcome::Untried,
+        }
+    }
+
+    async fn grace_is_over(&self) {
+        self.control.until_stopped().await;
+        tokio::time::sleep(GRACE).await;
+    }
+
+    fn timed_out(&self) -> Failure {
+        Failure::new(Reason::StoreTimeout, format!("no answer from {} within {:?}", self.store.name, self.time_max))
+    }
+
+    /// Puts an object that is in memory as a whole.
+    async fn put_frame(&self, job: &mut Job, frame: Bytes) -> Result<u64, Stopped> {
+        for _ in 0..KEYS_MAX {
+            let key = layout::snapshot_key(&job.prefix, job.key_time);
+            let path = self.store.path(&key).map_err(|e| Failure::new(Reason::KeyTooLong, e.to_string()))?;
+            job.description.key = path.to_string();
+            let mut tail = Vec::with_capacity(1024);
+            job.description.append_to(&mut tail);
+            let object: PutPayload = [frame.clone(), Bytes::from(tail)].into_iter().collect();
+            let bytes = u64::try_from(object.content_length()).unwrap_or(u64::MAX);
+            self.limiter.wait_for(bytes).await;
+            if self.put_once(&path, object).await? {
+                return Ok(bytes);
+            }
+            // The key holds another object, or one that we may not read: never overwritten, stored under the next key.
+            let later = next_timestamp(0, Some(job.key_time.as_ms()));
+            job.key_time = later.ok_or_else(|| Failure::new(Reason::StoreError, "no later key is left"))?.0;
+        }
+        Err(Failure::new(Reason::StoreError, format!("{KEYS_MAX} keys in a row were taken already")).into())
+    }
+
+    /// One create-only put; false if the key is taken by something else.
+    async fn put_once(&self, path: &object_store::path::Path, object: PutPayload) -> Result<bool, Stopped> {
+        let create = self.creates.load(Ordering::Relaxed);
+        let mode = if create { PutMode::Create } else { PutMode::Overwrite };
+        let options = PutOptions { mode, ..self.store.create() };
+        match self.store.inner.put_opts(path, object.clone(), options).await {
+            Ok(_) => Ok(true),
+            // An answer that was lost and a retry look like this: the object may be our own.
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) if create => {
+                Ok(self.holds(path, &object).await)
+            }
+            Err(e) if create && is_unsupported(&e) => {
+                log::warn!("{} does not do create-only puts ({}); keys are unique without them", self.store.name, classify(&e).detail);
+                self.creates.store(false, Ordering::Relaxed);
+                Box::pin(self.put_once(path, object)).await
+            }
+            Err(e) => Err(classify(&e).into()),
+        }
+    }
+
+    /// Whether the object at `path` is `ours`, where we may read it.
+    async fn holds(&self, path: &object_store::path::Path, ours: &PutPayload) -> bool {
+        let theirs = match self.store.inner.get(path).await {
+            Ok(got) if got.meta.size == u64::try_from(ours.content_length()).unwrap_or(u64::MAX) => got.bytes().await,
+            _ => return false,
+        };
+        theirs.is_ok_and(|theirs| theirs == Bytes::from(ours.clone()))
+    }
+
+    /// Compresses and puts a temporary copy, in parts if it is large; memory is that of the parts in flight.
+    async fn put_copy(&self, job: &mut Job, copy: TempCopy, slot: Slot) -> Result<u64, Stopped> {
+        let part_size = part_size(job.description.raw_size);
+        if part_size * 2 > self.budget.total() {
+            let need = (part_size * 2) >> 20;
+            return Err(Failure::new(Reason::TooLarge, format!("storing it needs --memory-limit {need}MiB or more")).into());
+        }
+        let key = layout::snapshot_key(&job.prefix, job.key_time);
+        let path = self.store.path(&key).map_err(|e| Failure::new(Reason::KeyTooLong, e.to_string()))?;
+        job.description.key = path.to_string();
+        let file = File::open(copy.path()).map_err(copy_unreadable)?;
+        let parts = Parts {
+            encoder: Some(FrameEncoder::new(file, job.description.raw_size)),
+            description: job.description.clone(),
+            rest: Vec::new(),
+            size: usize::try_from(part_size).unwrap_or(usize::MAX),
+        };
+        // The share that the copying held; each part takes its own from here on.
+        job.permit.shrink_to(0);
+        let (parts, first) = self.next_part(parts).await?;
+        if let Some(parts) = parts {
+            return self.put_parts(&path, parts, first, slot).await;
+        }
+        // It compressed into one part: an ordinary put, create-only like all others.
+        let bytes = u64::try_from(first.bytes.len()).unwrap_or(u64::MAX);
+        self.limiter.wait_for(bytes).await;
+        tokio::select! {
+            put = tokio::time::timeout(self.time_max, self.put_once(&path, first.bytes.into())) => match put {
+                Ok(Ok(true)) => Ok(bytes),
+                Ok(Ok(false)) => Err(Failure::new(Reason::StoreError, "its key was taken already").into()),
+                Ok(Err(stopped)) => Err(stopped),
+                Err(_) => Err(self.timed_out().into()),
+            },
+            () = self.grace_is_over() => Err(Stopped::Interrupted),
+        }
+    }
+
+    async fn put_parts(
+        &self,
+        path: &object_store::path::Path,
+        parts: Parts,
+        first: Part,
+        slot: Slot,
+    ) -> Result<u64, Stopped> {
+        let options =
+            PutMultipartOptions { attributes: self.store.put_attributes.clone(), ..PutMultipartOptions::default() };
+        let begun = tokio::time::timeout(self.time_max, self.store.inner.put_multipart_opts(path, options)).await;
+        let mut upload = begun.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?;
+        let sent = tokio::select! {
+            sent = self.send_parts(upload.as_mut(), parts, first, slot) => sent,
+            // What is left of a large object will not make it within the grace: given up at once.
+            () = self.control.until_stopped() => Err(Stopped::Interrupted),
+        };
+        if sent.is_err() {
+            // Parts that nobody completes are paid for, for ever.
+            let aborted = tokio::time::timeout(Duration::from_secs(3), upload.abort()).await;
+            if !matches!(aborted, Ok(Ok(()))) {
+                log::warn!("key={path} its unfinished parts could not be removed; a bucket rule that aborts incomplete uploads will");
+            }
+        }
+        sent
+    }
+
+    async fn send_parts(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        parts: Parts,
+        first: Part,
+        slot: Slot,
+    ) -> Result<u64, Stopped> {
+        // Spawned, so that they move on while this task waits for the memory of the next part.
+        let mut in_flight = JoinSet::new();
+        let (mut parts, mut part) = (Some(parts), Some((first, slot)));
+        let mut bytes = 0;
+        while let Some((Part { bytes: data, permit }, slot)) = part.take() {
+            let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            bytes += len;
+            self.limiter.wait_for(len).await;
+            let put = upload.put_part(data.into());
+            in_flight.spawn(async move {
+                let put = put.await;
+                drop(permit);
+                (put, slot)
+            });
+            if let Some(more) = parts.take() {
+                let slot = self.slot_for_part(&mut in_flight).await?;
+                let (left, next) = self.next_part(more).await?;
+                (parts, part) = (left, Some((next, slot)));
+            }
+        }
+        while !in_flight.is_empty() {
+            self.part_done(&mut in_flight).await?;
+        }
+        let complete = tokio::time::timeout(self.time_max, upload.complete()).await;
+        complete.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?;
+        Ok(bytes)
+    }
+
+    /// A request slot for one more part: a spare one, or that of a part that ends. The first part rides on the job's own.
+    async fn slot_for_part(&self, in_flight: &mut InFlight) -> Result<Slot, Stopped> {
+        if in_flight.len() < PARTS_AT_ONCE
+            && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
+        {
+            return Ok(slot);
+        }
+        self.part_done(in_flight).await
+    }
+
+    async fn part_done(&self, in_flight: &mut InFlight) -> Result<Slot, Stopped> {
+        match tokio::time::timeout(self.time_max, in_flight.join_next()).await {
+            Ok(Some(Ok((Ok(()), slot)))) => Ok(slot),
+            Ok(Some(Ok((Err(e), _)))) => Err(classify(&e).into()),
+            Ok(Some(Err(e))) => Err(Failure::new(Reason::StoreError, format!("a part's upload broke off: {e}")).into()),
+            Ok(None) => unreachable!("only called while parts are in flight"),
+            Err(_) => Err(self.timed_out().into()),
+        }
+    }
+
+    /// Compresses the next part off the runtime; the remaining parts are `None` after the last.
+    async fn next_part(&self, mut parts: Parts) -> Result<(Option<Parts>, Part), Stopped> {
+        let permit = self.budget.take_async(u64::try_from(parts.size).unwrap_or(u64::MAX) + PART_MIN / 2).await;
+        let made = tokio::task::spawn_blocking(move || parts.next().map(|bytes| (parts, bytes))).await;
+        let (parts, bytes) = made
+            .map_err(|e| Failure::new(Reason::CopyFailed, format!("compressing it failed: {e}")))?
+            .map_err(copy_unreadable)?;
+        let more = !parts.is_done();
+        Ok((more.then_some(parts), Part { bytes, permit }))
+    }
+}
+
+/// Why an upload did not end in an object.
+enum Stopped {
+    Failed(Failure),
+    Interrupted,
+}
+
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn copy_unreadable(error: std::io::Error) -> Failure {
+    Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {error}"))
+}
+
+fn is_unsupported(error: &object_store::Error) -> bool {
+    use object_store::Error::{NotImplemented, NotSupported};
+    matches!(error, NotImplemented { .. } | NotSupported { .. }) || crate::store::is_not_implemented(error)
+}
+
+/// The size of all parts but the last, from the raw size: known before anything is compressed.
+fn part_size(raw_size: u64) -> u64 {
+    // What LZ4 cannot compress grows by its block headers and checksums; the description follows.
+    let worst = raw_size + raw_size / 1000 + (1 << 20);
+    worst.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_MIN)
+}
+
+/// An object as a sequence of parts of exactly one size, the last one shorter (some stores insist).
+struct Parts {
+    encoder: Option<FrameEncoder<File>>,
+    description: Description,
+    /// Compressed, but beyond the last part.
+    rest: Vec<u8>,
+    size: usize,
+}
+
+struct Part {
+    bytes: Bytes,
+    permit: Permit,
+}
+
+impl Parts {
+    fn is_done(&self) -> bool {
+        self.encoder.is_none() && self.rest.is_empty()
+    }
+
+    fn next(&mut self) -> std::io::Result<Bytes> {
+        let mut part = std::mem::take(&mut self.rest);
+        part.reserve(self.size.saturating_sub(part.len()));
+        if let Some(encoder) = &mut self.encoder
+            && encoder.fill(&mut part, self.size)?
+        {
+            (self.description.frame_size, self.description.frame_hash) = encoder.produced();
+            self.description.append_to(&mut part);
+            self.encoder = None;
+        }
+        if part.len() > self.size {
+            self.rest = part.split_off(self.size);
+        }
+        Ok(part.into())
+    }
+}
+
+/// Spaces uploads out so that no more than a given number of bytes leaves in a second.
+#[derive(Debug)]
+struct Limiter {
+    bytes_per_s: u64,
+    next: Mutex<Instant>,
+}
+
+impl Limiter {
+    fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, next: Mutex::new(Instant::now()) }
+    }
+
+    async fn wait_for(&self, bytes: u64) {
+        if self.bytes_per_s == 0 {
+            return;
+        }
+        let start = {
+            let mut next = self.next.lock();
+            let start = (*next).max(Instant::now());
+            *next = start + Duration::from_secs(bytes) / u32::try_from(self.bytes_per_s).unwrap_or(u32::MAX);
+            start
+        };
+        tokio::time::sleep_until(start.into()).await;
+    }
+}

@@ -1,0 +1,353 @@
+//! What is there, and what of it changed: the scan and the judgement of every file it finds.
+//!
+//! Opens no database, stores nothing, records nothing but sightings in the table of slots.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::clock::{Clock, Nanos, SECOND};
+use crate::config::Config;
+use crate::control::Control;
+use crate::detect::{Action, Fingerprint, Pace, Verdict, Why, detect, is_clock_suspect, schedule};
+use crate::error::{Failure, Reason};
+use crate::layout::TEMPLATE_DEFAULT;
+use crate::scan::{Found, OwnFiles, ScanReport, Scanner};
+use crate::stamps::Stamps;
+use crate::state::{Flags, Slot, StateDb, Table, id_of, place_of};
+
+/// Changed databases taken up by one scan; about 300 bytes each while they wait.
+pub const WAVE_MAX: usize = 32_768;
+/// Databases that a once-only warning is remembered for.
+const NAMED_MAX: usize = 10_000;
+
+/// A changed database, taken up by a scan.
+#[derive(Debug)]
+pub struct Candidate {
+    /// Hash of the path.
+    pub id: u64,
+    /// Absolute path of the main file.
+    pub path: Box<Path>,
+    /// Key prefix, unless the path tells it.
+    pub prefix: Option<String>,
+    /// Why it counts as changed; `None` for a refresh.
+    pub why: Option<Why>,
+    /// Its stamps in the scan.
+    pub stamps: Stamps,
+    /// Found below a folder pattern: without an SQLite header it is simply no database.
+    pub by_magic: bool,
+}
+
+impl Candidate {
+    /// Stored again even if its content is stored already.
+    #[must_use]
+    pub fn is_refresh(&self) -> bool {
+        self.why.is_none()
+    }
+}
+
+/// A scan's findings.
+#[derive(Debug, Default)]
+pub struct Wave {
+    /// What to take up, at most [`WAVE_MAX`].
+    pub candidates: Vec<Candidate>,
+    /// There are more.
+    pub more: bool,
+    /// Changed, but cooling down.
+    pub held: u64,
+    /// What cannot be protected, told without opening anything.
+    pub failures: Vec<(PathBuf, Failure)>,
+    /// Candidates refused because their key prefix is another's.
+    pub clashing: Vec<(Candidate, Failure)>,
+    /// Per pattern, whether anything matched.
+    pub matched: Vec<bool>,
+    /// What the walk met.
+    pub report: ScanReport,
+}
+
+/// Everything that looking takes.
+#[derive(Debug)]
+pub struct Watch {
+    /// What was asked for.
+    pub config: Config,
+    /// Our own directories, excluded from every pattern.
+    pub own: OwnFiles,
+    /// What is remembered, in memory.
+    pub table: Arc<Table>,
+    /// What is remembered, on disk.
+    pub db: Arc<StateDb>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Stop requests.
+    pub control: Arc<Control>,
+    /// Threads for scanning and for snapshots.
+    pub pool: rayon::ThreadPool,
+    /// Databases that a warning was given for.
+    named: Mutex<HashSet<u64>>,
+}
+
+impl Watch {
+    /// Puts it together.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        own: OwnFiles,
+        table: Arc<Table>,
+        db: Arc<StateDb>,
+        clock: Arc<dyn Clock>,
+        control: Arc<Control>,
+        pool: rayon::ThreadPool,
+    ) -> Self {
+        Self { config, own, table, db, clock, control, pool, named: Mutex::default() }
+    }
+
+    /// The key prefix of the database at `path`.
+    ///
+    /// # Errors
+    /// The template cannot be filled in for this path.
+    pub fn render(&self, path: &Path, pattern: Option<usize>) -> Result<String, Failure> {
+        let captures = pattern.and_then(|at| self.config.patterns[at].captures(path)).unwrap_or_default();
+        self.config
+            .template
+            .render(path, &self.config.host, &captures)
+            .map_err(|e| Failure::new(Reason::KeyClash, format!("its key cannot be made: {e}")))
+    }
+
+    /// The key prefix, unless the path alone tells it.
+    fn prefix(&self, path: &Path, pattern: usize) -> Result<Option<String>, Failure> {
+        if self.config.template.as_str() == TEMPLATE_DEFAULT {
+            return Ok(None);
+        }
+        self.render(path, Some(pattern)).map(Some)
+    }
+
+    /// The fingerprint of a database with these stamps and this key prefix.
+    #[must_use]
+    pub fn fingerprint(&self, stamps: &Stamps, prefix: Option<&str>) -> Fingerprint {
+        let seed = self.db.seed();
+        Fingerprint::of(stamps, place_of(prefix, seed), seed)
+    }
+
+    /// Scans once and judges every file found. `scan_no` differs from that of the scan before; in a `further` scan of
+    /// the same cycle what was told before is not told again.
+    #[must_use]
+    pub fn scan(&self, scan_no: u16, further: bool, pace: Pace) -> Wave {
+        let scan = Judging {
+            watch: self,
+            scan_no,
+            further,
+            pace,
+            started: self.clock.now(),
+            wave: Mutex::default(),
+            linked: Mutex::default(),
+            places: Mutex::default(),
+            matched: self.config.patterns.iter().map(|_| AtomicBool::new(false)).collect(),
+        };
+        let scanner = Scanner { patterns: &self.config.patterns, excludes: &self.config.excludes, own: &self.own };
+        let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &|found| scan.visit(&found)));
+        scan.settle_links();
+        let mut wave = scan.settle_places();
+        wave.report = report;
+        wave
+    }
+
+    /// Whether this is the first warning about `id`.
+    fn first_time(&self, id: u64) -> bool {
+        let mut named = self.named.lock();
+        named.len() < NAMED_MAX && named.insert(id)
+    }
+}
+
+/// A file with several names, put off until all its names are known.
+#[derive(Debug)]
+struct Linked {
+    path: PathBuf,
+    file: (u64, u64),
+    names: u64,
+    stamps: Stamps,
+    pattern: usize,
+}
+
+/// One scan under way; visited from all threads.
+struct Judging<'a> {
+    watch: &'a Watch,
+    scan_no: u16,
+    further: bool,
+    pace: Pace,
+    started: Nanos,
+    wave: Mutex<Wave>,
+    linked: Mutex<Vec<Linked>>,
+    /// (hash of the key prefix, id), where the template could give two databases one prefix.
+    places: Mutex<Vec<(u64, u64)>>,
+    matched: Vec<AtomicBool>,
+}
+
+impl Judging<'_> {
+    fn visit(&self, found: &Found<'_>) {
+        if found.stat.nlink > 1 {
+            // Which name stands for the file must not depend on which thread came first.
+            self.linked.lock().push(Linked {
+                path: found.path.to_path_buf(),
+                file: (found.stat.dev, found.stat.ino),
+                names: found.stat.nlink,
+                stamps: found.stamps,
+                pattern: found.pattern,
+            });
+            return;
+        }
+        self.judge(found.path, &found.stamps, found.pattern);
+    }
+
+    /// One file with several names is stored once, under the first of its names.
+    fn settle_links(&self) {
+        let mut linked = std::mem::take(&mut *self.linked.lock());
+        linked.sort_by(|a, b| (a.file, a.pattern, &a.path).cmp(&(b.file, b.pattern, &b.path)));
+        for names in linked.chunk_by(|a, b| a.file == b.file) {
+            let first = &names[0];
+            self.judge(&first.path, &first.stamps, first.pattern);
+            if self.watch.first_time(id_of(&first.path, self.watch.db.seed())) {
+                log::warn!(
+                    "db={} is one file with {} names; a -wal or -journal beside another name is not seen",
+                    first.path.display(),
+                    first.names
+                );
+            }
+        }
+    }
+
+    fn judge(&self, path: &Path, stamps: &Stamps, pattern: usize) {
+        let watch = self.watch;
+        let id = id_of(path, watch.db.seed());
+        let seen = watch.table.see(id, self.scan_no);
+        if !self.matched[pattern].load(Ordering::Relaxed) {
+            self.matched[pattern].store(true, Ordering::Relaxed);
+        }
+        if seen.again {
+            return;
+        }
+        let prefix = match watch.prefix(path, pattern) {
+            Ok(prefix) => prefix,
+            Err(failure) => return self.fail(path, failure),
+        };
+        let place = place_of(prefix.as_deref(), watch.db.seed());
+        if place != 0 {
+            self.places.lock().push((place, id));
+        }
+        if seen.slot.flags.has(Flags::TAKEN) {
+            return;
+        }
+        let newest = stamps.newest();
+        if is_clock_suspect(newest, self.started) && watch.first_time(id) {
+            log::warn!("db={} has a time in the future: its clock or ours is wrong", path.display());
+        }
+        let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
+        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started);
+        let by_magic = watch.config.patterns[pattern].magic_only();
+        let candidate = |why| Candidate { id, path: path.into(), prefix, why, stamps: *stamps, by_magic };
+        self.act(&seen.slot, verdict, candidate);
+    }
+
+    fn act(&self, slot: &Slot, verdict: Verdict, candidate: impl FnOnce(Option<Why>) -> Candidate) {
+        if slot.flags.has(Flags::NOT_A_DATABASE) && verdict == Verdict::Unchanged {
+            return self.still_no_database(slot, &candidate(None));
+        }
+        let now_s = u32::try_from(self.started / SECOND).unwrap_or(u32::MAX);
+        match (schedule(verdict, slot.stored_s, now_s, slot.id, self.pace), verdict) {
+            (Action::Skip, _) => {}
+            (Action::Hold, _) => {
+                self.wave.lock().held += 1;
+                self.watch.table.update(slot.id, |slot| slot.flags = slot.flags.with(Flags::COOLING, true));
+            }
+            (_, Verdict::Changed(why) | Verdict::Unknown(why)) => self.take_up(candidate(Some(why))),
+            (_, Verdict::Unchanged) => self.take_up(candidate(None)),
+        }
+    }
+
+    fn take_up(&self, candidate: Candidate) {
+        let mut wave = self.wave.lock();
+        if wave.candidates.len() >= WAVE_MAX {
+            wave.more = true;
+            return;
+        }
+        self.watch.table.update(candidate.id, |slot| slot.flags = slot.flags.with(Flags::TAKEN, true));
+        wave.candidates.push(candidate);
+    }
+
+    /// A file that matched and is known to be no database is named in each cycle, without being opened.
+    fn still_no_database(&self, slot: &Slot, file: &Candidate) {
+        if file.by_magic && slot.stored_s == 0 {
+            return;
+        }
+        let row = self.watch.db.row(slot.id).ok().flatten();
+        let known = row.and_then(|row| row.error).and_then(|error| Failure::parse(&error));
+        self.fail(&file.path, known.unwrap_or_else(|| Failure::new(Reason::NotADatabase, "no SQLite header")));
+    }
+
+    fn fail(&self, path: &Path, failure: Failure) {
+        if !self.further {
+            self.wave.lock().failures.push((path.to_path_buf(), failure));
+        }
+    }
+
+    /// Takes out what would share a key prefix: the one that has snapshots there goes on, the others are refused.
+    fn settle_places(self) -> Wave {
+        let mut wave = self.wave.into_inner();
+        wave.matched = self.matched.into_iter().map(AtomicBool::into_inner).collect();
+        let mut places = self.places.into_inner();
+        places.sort_unstable();
+        let clashes: HashMap<u64, Clash> = places
+            .chunk_by(|a, b| a.0 == b.0)
+            .filter(|same| same.len() > 1)
+            .map(|same| (same[0].0, Clash::look(self.watch, same, &wave.candidates)))
+            .collect();
+        if clashes.is_empty() {
+            return wave;
+        }
+        let seed = self.watch.db.seed();
+        let refused = |c: &mut Candidate| {
+            clashes.get(&place_of(c.prefix.as_deref(), seed)).is_some_and(|clash| clash.owner != Some(c.id))
+        };
+        let refused: Vec<Candidate> = wave.candidates.extract_if(.., refused).collect();
+        for candidate in refused {
+            let failure = clashes[&place_of(candidate.prefix.as_deref(), seed)].failure(&candidate);
+            wave.clashing.push((candidate, failure));
+        }
+        wave
+    }
+}
+
+/// Databases that the template gives one key prefix.
+struct Clash {
+    paths: Vec<(u64, PathBuf)>,
+    /// The one that has snapshots there already.
+    owner: Option<u64>,
+}
+
+impl Clash {
+    fn look(watch: &Watch, same: &[(u64, u64)], candidates: &[Candidate]) -> Self {
+        let (mut paths, mut owner) = (Vec::new(), None);
+        for (place, id) in same {
+            let row = watch.db.row(*id).ok().flatten();
+            let stored = row.as_ref().is_some_and(|r| r.key_ms.is_some());
+            if stored && row.as_ref().is_some_and(|r| place_of(r.prefix.as_deref(), watch.db.seed()) == *place) {
+                owner = Some(*id);
+            }
+            let found = candidates.iter().find(|c| c.id == *id).map(|c| c.path.to_path_buf());
+            if let Some(path) = found.or(row.map(|r| r.path)) {
+                paths.push((*id, path));
+            }
+        }
+        Self { paths, owner }
+    }
+
+    fn failure(&self, candidate: &Candidate) -> Failure {
+        let other = self.paths.iter().find(|(id, _)| *id != candidate.id);
+        let other = other.map_or_else(|| "another database".into(), |(_, path)| path.display().to_string());
+        let key = candidate.prefix.as_deref().unwrap_or_default();
+        let what = format!("its key {key} is also that of {other}: a --key-template with more names tells them apart");
+        Failure::new(Reason::KeyClash, what)
+    }
+}
