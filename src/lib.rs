@@ -2,4 +2,6 @@
 
 pub mod clock;
 pub mod error;
+pub mod pattern;
+pub mod scan;
 pub mod stamps;
