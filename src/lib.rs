@@ -1,5 +1,9 @@
 //! litesnap backs up every SQLite database on a host to object storage, and brings any of it back.
 
 pub mod clock;
+pub mod content;
+mod digest;
 pub mod error;
+pub mod header;
 pub mod stamps;
+pub mod timestamp;
