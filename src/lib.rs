@@ -5,5 +5,6 @@ pub mod content;
 mod digest;
 pub mod error;
 pub mod header;
+pub mod layout;
 pub mod stamps;
 pub mod timestamp;
