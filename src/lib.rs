@@ -6,5 +6,6 @@ mod digest;
 pub mod error;
 pub mod header;
 pub mod layout;
+pub mod object;
 pub mod stamps;
 pub mod timestamp;
