@@ -276,7 +276,7 @@ mod tests {
     /// The values that every later version must reproduce.
     #[test]
     fn the_definition_has_not_moved() {
-        let image: Vec<u8> = (0..8192u32).map(|i| (i % 251) as u8).collect();
+        let image: Vec<u8> = (0..8192u32).map(|i| (i % 251).to_le_bytes()[0]).collect();
         let hash = hash_chunks(ContentHasher::new(4096, 2), [image.as_slice()]);
         assert_eq!(hash.to_string(), "f88dbc47aeb7417b5886a6ee6abc18f8");
         assert_eq!(hash.to_string().parse(), Ok(hash));
@@ -291,7 +291,7 @@ mod tests {
             cuts in proptest::collection::vec(0usize..4096, 0..12),
         ) {
             let image: Vec<u8> = (0..u64::from(pages) * 512)
-                .map(|i| twox_hash::XxHash3_64::oneshot_with_seed(seed, &i.to_le_bytes()) as u8)
+                .map(|i| twox_hash::XxHash3_64::oneshot_with_seed(seed, &i.to_le_bytes()).to_le_bytes()[0])
                 .collect();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c % image.len()).collect();
             cuts.extend([0, image.len()]);

@@ -220,7 +220,7 @@ mod tests {
 
     /// Bytes without pattern, the same each time.
     fn noise(len: usize) -> Vec<u8> {
-        (0..len as u64).map(|i| twox_hash::XxHash3_64::oneshot(&i.to_le_bytes()) as u8).collect()
+        (0..len as u64).map(|i| twox_hash::XxHash3_64::oneshot(&i.to_le_bytes()).to_le_bytes()[0]).collect()
     }
 
     #[test]
