@@ -1,1 +1,4 @@
-//! Integration tests.
+//! Integration tests: one module per topic.
+
+mod s3_server;
+mod store;
