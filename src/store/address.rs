@@ -8,15 +8,8 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::StoreOptions;
-use crate::error::{Error, Result};
-
-/// Environment variables as name and value, in any order. An empty value counts as absent.
-pub type Env = [(String, String)];
-
-/// Looks `name` up in `env`.
-pub(crate) fn var<'a>(env: &'a Env, name: &str) -> Option<&'a str> {
-    env.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
-}
+use super::query::{Env, Query, check_endpoint, truth, usage, var};
+use crate::error::Result;
 
 /// The services that speak HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +50,7 @@ pub(crate) struct Bucket {
 }
 
 impl Cloud {
-    fn scheme(self) -> &'static str {
+    pub(super) fn scheme(self) -> &'static str {
         match self {
             Self::S3 => "s3",
             Self::Gcs => "gs",
@@ -65,7 +58,7 @@ impl Cloud {
         }
     }
 
-    fn example(self) -> &'static str {
+    pub(super) fn example(self) -> &'static str {
         match self {
             Self::S3 => "s3://my-bucket/backups?region=eu-central-1",
             Self::Gcs => "gs://my-bucket/backups",
@@ -73,7 +66,7 @@ impl Cloud {
         }
     }
 
-    fn query_keys(self) -> &'static [&'static str] {
+    pub(super) fn query_keys(self) -> &'static [&'static str] {
         match self {
             Self::S3 => &["endpoint", "region", "path_style", "allow_http", "storage_class", "sse_kms_key_id"],
             Self::Gcs => &["endpoint", "allow_http", "storage_class"],
@@ -103,7 +96,7 @@ const FOLDER_EXAMPLE: &str = "/backups or file:///backups";
 /// Reads the URL of `options`, completed by its flags and by `env`.
 ///
 /// # Errors
-/// [`Error::Usage`], one line: the offending part and a correct example. Never a password or key.
+/// [`crate::error::Error::Usage`], one line: the offending part and a correct example. Never a password or key.
 pub(crate) fn resolve(options: &StoreOptions, env: &Env) -> Result<Address> {
     let url = options.url.trim();
     let Some((scheme, rest)) = url.split_once("://") else { return plain_path(url, options) };
@@ -119,11 +112,6 @@ pub(crate) fn resolve(options: &StoreOptions, env: &Env) -> Result<Address> {
         }
     };
     bucket_url(cloud, url, rest, options, env).map(Address::Bucket)
-}
-
-fn usage(what: &str, example: &str) -> Error {
-    let what: String = what.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    Error::Usage(format!("cannot use this store: {what}; an example: {example}"))
 }
 
 fn plain_path(path: &str, options: &StoreOptions) -> Result<Address> {
@@ -234,61 +222,6 @@ fn region(query: &Query, options: &StoreOptions, env: &Env, endpoint: Option<&st
         .or_else(|| var(env, "AWS_DEFAULT_REGION"))
         .unwrap_or(fallback)
         .to_owned()
-}
-
-/// Returns `endpoint` in its canonical spelling, without a slash at its end.
-fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<String> {
-    const EXAMPLE: &str = "--endpoint https://minio.example.com:9000";
-    let url = Url::parse(endpoint).ok().filter(Url::has_host);
-    let Some(url) = url.filter(|url| matches!(url.scheme(), "http" | "https")) else {
-        // Not echoed whole: what does not parse may hold a password anywhere.
-        let start = endpoint.split(['@', '?']).next().filter(|_| !endpoint.contains('@')).unwrap_or("it");
-        return Err(usage(&format!("the endpoint is not an http or https URL: {start}"), EXAMPLE));
-    };
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err(usage("the endpoint holds more than scheme, host, port and path", EXAMPLE));
-    }
-    let canonical = url.as_str().trim_end_matches('/').to_owned();
-    if url.scheme() == "http" && !allow_http {
-        let what = format!("{canonical} is not encrypted: use https, or add --allow-http if that is meant");
-        return Err(usage(&what, EXAMPLE));
-    }
-    Ok(canonical)
-}
-
-fn truth(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Some(true),
-        "false" | "0" | "no" | "off" => Some(false),
-        _ => None,
-    }
-}
-
-/// The query of a store URL; every key is known to its scheme.
-struct Query {
-    cloud: Cloud,
-    pairs: Vec<(String, String)>,
-}
-
-impl Query {
-    fn parse(cloud: Cloud, text: &str) -> Result<Self> {
-        let pairs: Vec<_> = url::form_urlencoded::parse(text.as_bytes()).into_owned().collect();
-        if let Some((key, _)) = pairs.iter().find(|(key, _)| !cloud.query_keys().contains(&key.as_str())) {
-            let known = cloud.query_keys().join(", ");
-            return Err(usage(&format!("{key:?} is not a key of a {}:// URL ({known})", cloud.scheme()), cloud.example()));
-        }
-        Ok(Self { cloud, pairs })
-    }
-
-    fn get(&self, key: &str) -> Option<&str> {
-        self.pairs.iter().find(|(k, v)| k == key && !v.is_empty()).map(|(_, v)| v.as_str())
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        let Some(text) = self.get(key) else { return Ok(None) };
-        let value = truth(text).ok_or_else(|| usage(&format!("{key}={text} is neither true nor false"), self.cloud.example()))?;
-        Ok(Some(value))
-    }
 }
 
 impl Address {

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::address::{Env, var};
+use super::query::{Env, var};
 
 /// The line to run when credentials exist only in a profile, which object_store does not read. `None` when the
 /// environment already says where credentials come from, or when there is no profile either.
@@ -36,8 +36,9 @@ fn has_profiles(env: &Env, home: Option<&Path>) -> bool {
     let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials").is_some_and(|path| path.exists());
     // A config file alone may hold no more than a region.
     let config = file("AWS_CONFIG_FILE", ".aws/config").and_then(|path| std::fs::read_to_string(path).ok());
-    let gives_credentials =
-        |line: &str| ["sso_", "credential_process", "role_arn", "aws_access_key_id"].iter().any(|k| line.trim_start().starts_with(k));
+    let gives_credentials = |line: &str| {
+        ["sso_", "credential_process", "role_arn", "aws_access_key_id"].iter().any(|k| line.trim_start().starts_with(k))
+    };
     credentials || config.is_some_and(|text| text.lines().any(gives_credentials))
 }
 

@@ -38,7 +38,7 @@ fn unanswered(error: &Error) -> Option<(Reason, String)> {
     let unanswered = chain(error).find_map(|e| e.downcast_ref::<Unanswered>())?;
     let cause = root_cause(unanswered);
     if unanswered.for_credentials {
-        return Some((Reason::StoreRefused, format!("no credentials: the service that gives them did not answer ({cause})")));
+        return Some((Reason::StoreRefused, format!("no credentials: asking for them failed ({cause})")));
     }
     Some(match unanswered.silence {
         Silence::NoConnection => (Reason::StoreUnreachable, format!("no connection: {cause}")),
@@ -78,13 +78,21 @@ fn from_answer(status: &str, body: &str) -> (Reason, String) {
     let number: u16 = status.get(..3).and_then(|digits| digits.parse().ok()).unwrap_or_default();
     let code = element(body, "Code").unwrap_or_default();
     let reason = match (number, code) {
-        (_, "SlowDown" | "ServerBusy" | "TooManyRequests" | "RequestLimitExceeded") | (429 | 503, _) => Reason::StoreBusy,
+        (_, "SlowDown" | "ServerBusy" | "TooManyRequests" | "RequestLimitExceeded") | (429 | 503, _) => {
+            Reason::StoreBusy
+        }
         (_, "NoSuchBucket" | "ContainerNotFound") => Reason::StoreMissing,
         (401 | 403, _)
         | (
             300..=499,
-            "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "AuthorizationHeaderMalformed" | "AuthenticationFailed"
-            | "PermanentRedirect" | "InvalidRegion" | "AllAccessDisabled",
+            "ExpiredToken"
+            | "InvalidToken"
+            | "InvalidAccessKeyId"
+            | "AuthorizationHeaderMalformed"
+            | "AuthenticationFailed"
+            | "PermanentRedirect"
+            | "InvalidRegion"
+            | "AllAccessDisabled",
         ) => Reason::StoreRefused,
         (408, _) | (_, "RequestTimeout" | "OperationTimedOut") => Reason::StoreTimeout,
         _ => Reason::StoreError,
@@ -172,7 +180,7 @@ pub(super) fn scrub(word: &str) -> String {
     if let Some((name, _)) = word.split_once('=')
         && SIGNING.iter().any(|signing| name.to_ascii_lowercase().ends_with(signing))
     {
-        return format!("{name}=***");
+        return "***".to_owned();
     }
     let is_key_id = |part: &str| part.len() == 20 && (part.starts_with("AKIA") || part.starts_with("ASIA"));
     let key_id = word.split(|c: char| !c.is_ascii_alphanumeric()).find(|part| is_key_id(part));

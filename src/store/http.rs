@@ -8,6 +8,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ pub(super) enum Silence {
     Other,
 }
 
-/// A request that was not answered.
+/// A request that was not answered, or one for credentials that was refused.
 #[derive(Debug)]
 pub(super) struct Unanswered {
     pub(super) silence: Silence,
@@ -111,8 +112,13 @@ impl fmt::Debug for CountingService {
 
 impl CountingService {
     fn is_for_credentials(&self, request: &HttpRequest) -> bool {
-        const KNOWN: [&str; 5] =
-            ["metadata.google.internal", "metadata", "oauth2.googleapis.com", "accounts.google.com", "iamcredentials.googleapis.com"];
+        const KNOWN: [&str; 5] = [
+            "metadata.google.internal",
+            "metadata",
+            "oauth2.googleapis.com",
+            "accounts.google.com",
+            "iamcredentials.googleapis.com",
+        ];
         let Some(authority) = request.uri().authority() else { return false };
         let host = authority.host();
         self.credential_hosts.iter().any(|known| known == authority.as_str())
@@ -150,6 +156,11 @@ impl HttpService for CountingService {
         let mut pending = Pending { requests: &self.requests, verb, for_credentials, answer: Answer::Nothing };
         let began = Instant::now();
         match self.inner.execute(request).await {
+            Ok(response) if for_credentials && refuses(verb, response.status().as_u16()) => {
+                let source = HttpError::new(HttpErrorKind::Unknown, io::Error::other(response.status().to_string()));
+                let refused = Unanswered { silence: Silence::Other, for_credentials, source };
+                Err(HttpError::new(HttpErrorKind::Unknown, refused))
+            }
             Ok(response) => {
                 pending.answer = Answer::of_status(response.status().as_u16());
                 self.outage.lock().answered();
@@ -163,6 +174,12 @@ impl HttpService for CountingService {
             }
         }
     }
+}
+
+/// Whether a service that gives credentials said no. Not for its first request, a PUT, whose 403 object_store
+/// understands: then it asks in an older way, if that is allowed.
+fn refuses(verb: Verb, status: u16) -> bool {
+    verb != Verb::Put && (400..500).contains(&status) && status != 429
 }
 
 /// A connect timeout has the kind `Timeout` too: only the text of the client's connection error tells it apart.

@@ -11,6 +11,7 @@ mod credentials;
 mod failure;
 mod http;
 mod local;
+mod query;
 mod remote;
 mod requests;
 #[cfg(test)]
@@ -27,9 +28,9 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectStore, PutMode, PutOptions};
 
-pub use address::Env;
 pub use credentials::credentials_hint;
 pub use failure::classify;
+pub use query::Env;
 pub use requests::{Answer, RequestCounts, Requests, Verb};
 
 use crate::error::{Error, Result};

@@ -9,14 +9,13 @@ use std::time::Duration;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::{
-    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, HeaderValue, ObjectStore, RetryConfig,
-};
+use object_store::{BackoffConfig, Certificate, ClientConfigKey, ClientOptions, HeaderValue, ObjectStore, RetryConfig};
 
 use super::StoreOptions;
-use super::address::{Bucket, Cloud, Env, var};
+use super::address::{Bucket, Cloud};
 use super::failure::scrub;
 use super::http::CountingConnector;
+use super::query::{Env, var};
 use super::requests::Requests;
 use crate::error::{Error, Result};
 
@@ -86,7 +85,8 @@ fn client(bucket: &Bucket, options: &StoreOptions, env: &Env, from_env: ClientOp
 
 fn ca_bundle(path: &str) -> Result<Vec<Certificate>> {
     let pem = std::fs::read(path).map_err(|e| Error::Usage(format!("AWS_CA_BUNDLE={path} cannot be read: {e}")))?;
-    Certificate::from_pem_bundle(&pem).map_err(|_| Error::Usage(format!("AWS_CA_BUNDLE={path} holds no PEM certificates")))
+    Certificate::from_pem_bundle(&pem)
+        .map_err(|_| Error::Usage(format!("AWS_CA_BUNDLE={path} holds no PEM certificates")))
 }
 
 /// `host:port` of the services that give credentials, where the environment names others than the well-known ones.
@@ -110,7 +110,12 @@ fn refused(bucket: &Bucket, error: &object_store::Error) -> Error {
     Error::Usage(format!("cannot use the bucket {}: {}", bucket.bucket, text.join(" ")))
 }
 
-fn s3(bucket: &Bucket, options: &StoreOptions, env: &Env, connector: CountingConnector) -> Result<Arc<dyn ObjectStore>> {
+fn s3(
+    bucket: &Bucket,
+    options: &StoreOptions,
+    env: &Env,
+    connector: CountingConnector,
+) -> Result<Arc<dyn ObjectStore>> {
     use AmazonS3ConfigKey as Key;
     let mut builder = AmazonS3Builder::new();
     let mut from_env = ClientOptions::new();
@@ -147,7 +152,12 @@ fn s3_endpoint(endpoint: &str, bucket: &Bucket) -> String {
     }
 }
 
-fn gcs(bucket: &Bucket, options: &StoreOptions, env: &Env, connector: CountingConnector) -> Result<Arc<dyn ObjectStore>> {
+fn gcs(
+    bucket: &Bucket,
+    options: &StoreOptions,
+    env: &Env,
+    connector: CountingConnector,
+) -> Result<Arc<dyn ObjectStore>> {
     use GoogleConfigKey as Key;
     let mut builder = GoogleCloudStorageBuilder::new();
     let mut from_env = ClientOptions::new();
@@ -170,7 +180,12 @@ fn gcs(bucket: &Bucket, options: &StoreOptions, env: &Env, connector: CountingCo
     Ok(Arc::new(store.map_err(|e| refused(bucket, &e))?))
 }
 
-fn azure(bucket: &Bucket, options: &StoreOptions, env: &Env, connector: CountingConnector) -> Result<Arc<dyn ObjectStore>> {
+fn azure(
+    bucket: &Bucket,
+    options: &StoreOptions,
+    env: &Env,
+    connector: CountingConnector,
+) -> Result<Arc<dyn ObjectStore>> {
     use AzureConfigKey as Key;
     let mut builder = MicrosoftAzureBuilder::new();
     let mut from_env = ClientOptions::new();

@@ -41,8 +41,7 @@ pub enum Answer {
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 7] =
-        [Self::Put, Self::Post, Self::Get, Self::List, Self::Head, Self::Delete, Self::Other];
+    pub const ALL: [Self; 7] = [Self::Put, Self::Post, Self::Get, Self::List, Self::Head, Self::Delete, Self::Other];
 
     /// The fixed word, for metrics.
     #[must_use]

@@ -2,6 +2,12 @@
 
 use std::path::Path as FsPath;
 
+use futures_util::stream::BoxStream;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutPayload,
+    PutResult,
+};
+
 use super::address::{Address, Bucket, Cloud, resolve};
 use super::failure::scrub;
 use super::*;
@@ -149,8 +155,8 @@ fn scrubbed_words() {
     let table = [
         ("https://h/b/k?X-Amz-Signature=abc", "https://h/b/k?***"),
         ("https://me:pw@h/x", "https://***@h/x"),
-        ("Signature=abcdef", "Signature=***"),
-        ("X-Amz-Credential=AKIA/2026", "X-Amz-Credential=***"),
+        ("Signature=abcdef", "***"),
+        ("X-Amz-Credential=AKIA/2026", "***"),
         ("'AKIAABCDEFGHIJKLMNOP'", "'***'"),
         ("plain", "plain"),
         ("a=b", "a=b"),
@@ -175,4 +181,69 @@ fn hint_for_profiles() {
     assert_eq!(hint(&[], home.path()), None, "a region is no credential");
     std::fs::write(home.path().join(".aws/config"), "[default]\nsso_session = x\n").unwrap();
     assert!(hint(&[], home.path()).unwrap().contains("--profile default "));
+}
+
+/// A folder on a file system without hard links, which is where create-only puts come from.
+#[derive(Debug)]
+struct WithoutLinks(LocalFileSystem);
+
+impl fmt::Display for WithoutLinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for WithoutLinks {
+    async fn put_opts(&self, key: &Path, data: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        if options.mode == PutMode::Create {
+            let source = Box::new(io::Error::from_raw_os_error(nix::errno::Errno::EPERM as i32));
+            return Err(object_store::Error::Generic { store: "folder", source });
+        }
+        self.0.put_opts(key, data, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        key: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.0.put_multipart_opts(key, options).await
+    }
+
+    async fn get_opts(&self, key: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.0.get_opts(key, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        keys: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.0.delete_stream(keys)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.0.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.0.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.0.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn create_only_without_hard_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = local::Folder::open(dir.path(), false).unwrap();
+    let inner = WithoutLinks(LocalFileSystem::new_with_prefix(dir.path()).unwrap());
+    let store = local::Local::new(Arc::new(inner), Arc::default(), Some(folder));
+    let key = Path::from("a/b");
+    let put = |content: &'static str| store.put_opts(&key, content.into(), PutMode::Create.into());
+    put("one").await.unwrap();
+    assert!(matches!(put("two").await, Err(object_store::Error::AlreadyExists { .. })));
+    assert_eq!(std::fs::read(dir.path().join("a/b")).unwrap(), b"one");
 }

@@ -69,7 +69,12 @@ impl S3Server {
         std::fs::create_dir(root.path().join("bucket")).unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
-        let served = Served { service: builder.build(), state: Arc::default(), writes: Arc::default() };
+        let served = Served {
+            service: builder.build(),
+            root: root.path().into(),
+            state: Arc::default(),
+            writes: Arc::default(),
+        };
         let state = Arc::clone(&served.state);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -98,11 +103,6 @@ impl S3Server {
         walk(&root, &root, &mut objects);
         objects.sort();
         objects
-    }
-
-    /// Where the bucket's objects lie as files.
-    pub(crate) fn folder(&self, bucket: &str) -> std::path::PathBuf {
-        self.root.path().join(bucket)
     }
 
     /// The next `n` requests, after those that earlier calls are about, suffer `fault`.
@@ -158,9 +158,13 @@ impl Drop for S3Server {
 
 /// An environment with these credentials; instance metadata would be asked for on a closed port of this machine.
 pub(crate) fn env(access_key_id: &str, secret: &str) -> Vec<(String, String)> {
-    [("AWS_ACCESS_KEY_ID", access_key_id), ("AWS_SECRET_ACCESS_KEY", secret), ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .to_vec()
+    [
+        ("AWS_ACCESS_KEY_ID", access_key_id),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+        ("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .to_vec()
 }
 
 /// Names that begin with a dot are the server's own.
@@ -191,6 +195,7 @@ async fn accept(listener: tokio::net::TcpListener, served: Served) {
 #[derive(Clone)]
 struct Served {
     service: S3Service,
+    root: Arc<Path>,
     state: Arc<Mutex<State>>,
     writes: Arc<tokio::sync::Mutex<()>>,
 }
@@ -204,6 +209,11 @@ impl Served {
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
             Some(Fault::DropAfter) | None => {}
+        }
+        // The service itself would make the bucket.
+        let bucket = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        if !self.root.join(bucket).is_dir() {
+            return Ok(answer(404, "<Error><Code>NoSuchBucket</Code></Error>"));
         }
         let writes = matches!(*request.method(), Method::PUT | Method::POST | Method::DELETE);
         let _alone = if writes { Some(self.writes.lock().await) } else { None };

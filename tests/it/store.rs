@@ -1,6 +1,7 @@
 //! Stores: every kind does the same, and every way of failing is told apart, without secrets and within its time.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
@@ -81,7 +82,8 @@ fn every_kind_conforms() {
     let server = S3Server::start();
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("made/by us");
-    let urls = ["memory://".to_owned(), "memory://p/q".to_owned(), folder.display().to_string(), server.url("bucket", "p/q")];
+    let urls =
+        ["memory://".to_owned(), "memory://p/q".to_owned(), folder.display().to_string(), server.url("bucket", "p/q")];
     for url in urls {
         let store = open(&url, &server.env());
         block_on(conformance(&store));
@@ -125,7 +127,7 @@ fn folder_paths_equal_keys_and_are_private() {
             assert!(block_on(keys(&store)).unwrap().contains(&key), "{key}");
         }
         let mode = |path: &str| std::fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(""), mode("..") , mode(&format!("{fsync_each}/100%25"))), (0o700, 0o700, 0o700));
+        assert_eq!((mode(""), mode(".."), mode(&format!("{fsync_each}/100%25"))), (0o700, 0o700, 0o700));
     }
 }
 
@@ -137,13 +139,21 @@ fn a_vanished_folder_is_not_made_again() {
     std::fs::remove_dir(&root).unwrap();
     assert_eq!(failure(&store).reason, Reason::StoreMissing);
     assert!(!root.exists());
-    // Another folder of the same name, as after an unmount. Two are made so that the inode number is not reused.
-    std::fs::create_dir(dir.path().join("other")).unwrap();
+}
+
+/// What an unmount does: the directory under the mount point appears.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "nothing is published here")]
+fn another_folder_of_the_same_name_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("mount");
+    let store = open(root.to_str().unwrap(), &[]);
+    std::fs::rename(&root, dir.path().join("away")).unwrap();
     std::fs::create_dir(&root).unwrap();
-    if std::fs::metadata(&root).unwrap().ino() != 0 {
-        let error = block_on(keys(&store));
-        assert!(error.is_err() || std::fs::read_dir(&root).unwrap().count() == 0);
-    }
+    assert_eq!(failure(&store).reason, Reason::StoreMissing);
+    let listing = classify(&block_on(keys(&store)).unwrap_err());
+    assert_eq!(listing.reason, Reason::StoreMissing, "an empty list would say that nothing was ever stored");
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
 }
 
 #[test]
@@ -299,7 +309,87 @@ fn the_storage_class_goes_with_each_put() {
     let url = server.url("bucket", "") + "&storage_class=STANDARD_IA";
     let store = open(&url, &server.env());
     assert_eq!(store.put_attributes.len(), 1);
-    block_on(create(&store, "k", b"x")).unwrap();
+    // The server knows STANDARD only: that it complains shows that the class arrived.
+    let failed = failure(&store);
+    assert!(failed.detail.contains("InvalidStorageClass"), "{failed}");
+}
+
+#[test]
+fn any_request_of_a_multipart_upload_may_fail_once() {
+    let server = S3Server::start();
+    let store = open(&server.url("bucket", ""), &server.env());
+    for n in 1..=3 {
+        server.forget();
+        server.fail_nth(n, Fault::answer(500, "InternalError"));
+        server.fail_nth(n + 1, Fault::Delay(Duration::from_millis(300)));
+        let key = store.path(&format!("k{n}")).unwrap();
+        block_on(async {
+            let mut upload = store.inner.put_multipart(&key).await.unwrap();
+            upload.put_part("x".into()).await.unwrap();
+            upload.complete().await.unwrap();
+        });
+        assert_eq!(server.log().len(), 4);
+    }
+    assert_eq!(server.objects("bucket").len(), 3);
+    assert_eq!(store.requests.snapshot().answered(Answer::Broken), 3);
+}
+
+/// Connections that are never accepted, once the queue is full, are never established either.
+#[test]
+fn a_connection_that_is_never_established() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = || tokio::time::timeout(Duration::from_millis(200), tokio::net::TcpStream::connect(address));
+        let mut queue = Vec::new();
+        while let Ok(stream) = connect().await {
+            queue.push(stream.unwrap());
+        }
+        let url = format!("s3://bucket?endpoint=http://{address}&allow_http=true");
+        let options = StoreOptions { patience: QUICK, ..StoreOptions::new(url) };
+        let store = Store::open(&options, &env(ACCESS_KEY_ID, SECRET_ACCESS_KEY)).unwrap();
+        let begun = Instant::now();
+        let failed = classify(&create(&store, "k", b"x").await.unwrap_err());
+        assert_eq!(failed.reason, Reason::StoreUnreachable, "{failed}");
+        assert!((4..8).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn an_answer_that_breaks_off() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Ends with the process: accepting has no end of its own.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap();
+            assert!(read > 0);
+            let head = "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
+            stream.write_all(format!("{head}Content-Length: 100\r\n\r\nabc").as_bytes()).unwrap();
+        }
+    });
+    let url = format!("s3://bucket?endpoint=http://{address}&allow_http=true");
+    let store = open(&url, &env(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
+    let failed = classify(&block_on(read(&store, "k")).unwrap_err());
+    assert!(matches!(failed.reason, Reason::StoreUnreachable | Reason::StoreError), "{failed}");
+    assert_no_secrets(&failed.to_string());
+}
+
+#[test]
+fn refused_credentials() {
+    let (server, metadata) = (S3Server::start(), S3Server::start());
+    let store = open(&server.url("bucket", ""), &[("AWS_METADATA_ENDPOINT".to_owned(), metadata.endpoint())]);
+    metadata.fail_nth(1, Fault::Answer(200, "token".to_owned()));
+    metadata.fail_from(2, Fault::answer(404, "NotFound"));
+    let failed = failure(&store);
+    assert_eq!(failed.reason, Reason::StoreRefused, "{failed}");
+    assert_eq!(failed.detail, "no credentials: asking for them failed (404 Not Found)");
+    assert_eq!((store.requests.total(), server.log().len()), (0, 0));
 }
 
 #[test]
