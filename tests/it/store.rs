@@ -362,21 +362,22 @@ fn a_connection_that_is_never_established() {
 fn an_answer_that_breaks_off() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // Ends with the process: accepting has no end of its own.
+    // Without an ETag, or object_store would ask for the rest. Ends with the process: accepting has no end of its own.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut request = [0; 4096];
             let read = stream.read(&mut request).unwrap();
             assert!(read > 0);
-            let head = "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
+            let head = "HTTP/1.1 200 OK\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
             stream.write_all(format!("{head}Content-Length: 100\r\n\r\nabc").as_bytes()).unwrap();
         }
     });
     let url = format!("s3://bucket?endpoint=http://{address}&allow_http=true");
     let store = open(&url, &env(ACCESS_KEY_ID, SECRET_ACCESS_KEY));
-    let failed = classify(&block_on(read(&store, "k")).unwrap_err());
-    assert!(matches!(failed.reason, Reason::StoreUnreachable | Reason::StoreError), "{failed}");
+    let error = block_on(read(&store, "k")).unwrap_err();
+    let failed = classify(&error);
+    assert_eq!(failed.reason, Reason::StoreUnreachable, "{failed} {error:?}");
     assert_no_secrets(&failed.to_string());
 }
 
