@@ -11,3 +11,4 @@ pub mod layout;
 pub mod object;
 pub mod stamps;
 pub mod timestamp;
+pub mod store;

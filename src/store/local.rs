@@ -1,0 +1,253 @@
+//! Folder and memory as stores: a thin layer over object_store's that counts operations and, for a folder, notices that
+//! it is no longer the folder we opened, keeps it private, and does without hard links where there are none.
+//!
+//! A crash leaves at most a file `KEY#1` beside the key that was being written. Listings do not show it.
+
+use std::fmt;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+};
+
+use super::requests::{Answer, Requests, Verb};
+
+/// The folder is gone, or another one lies under its name, as after an unmount.
+#[derive(Debug, thiserror::Error)]
+#[error("the folder {} {what}", root.display())]
+pub(super) struct FolderGone {
+    root: PathBuf,
+    what: String,
+}
+
+/// A folder as it was when it was opened.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    root: PathBuf,
+    device: u64,
+    inode: u64,
+    fsync: bool,
+}
+
+impl Folder {
+    /// Opens `root`, which must exist.
+    pub(super) fn open(root: &FsPath, fsync: bool) -> io::Result<Self> {
+        let meta = std::fs::metadata(root)?;
+        Ok(Self { root: root.to_owned(), device: meta.dev(), inode: meta.ino(), fsync })
+    }
+
+    /// object_store would silently make a vanished folder anew: behind an unmounted mount point, on the wrong disk.
+    fn check(&self) -> Result<()> {
+        let what = match std::fs::metadata(&self.root) {
+            Ok(meta) if (meta.dev(), meta.ino()) == (self.device, self.inode) => return Ok(()),
+            Ok(_) => "is not the one that was opened (unmounted, mounted over or replaced)".to_owned(),
+            Err(e) => format!("cannot be looked at: {e}"),
+        };
+        let gone = FolderGone { root: self.root.clone(), what };
+        Err(Error::Generic { store: "folder", source: Box::new(gone) })
+    }
+
+    /// Makes the directories that `key` needs, for the owner alone; object_store would leave that to the umask.
+    fn prepare(&self, key: &Path) -> Result<()> {
+        self.check()?;
+        let parent = self.root.join(key.as_ref());
+        let Some(parent) = parent.parent() else { return Ok(()) };
+        make_private(parent, self.fsync).map_err(|source| Error::Generic { store: "folder", source: Box::new(source) })
+    }
+}
+
+/// Makes `dir` and its missing parents with mode 0700; with `fsync`, their entries are durable on return.
+pub(super) fn make_private(dir: &FsPath, fsync: bool) -> io::Result<()> {
+    let made = match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = dir.parent() {
+                make_private(parent, fsync)?;
+            }
+            DirBuilder::new().mode(0o700).create(dir)
+        }
+        other => other,
+    };
+    match made {
+        Ok(()) if fsync => dir.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all()),
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// object_store's folder or memory store, counted.
+#[derive(Debug)]
+pub(super) struct Local {
+    inner: Arc<dyn ObjectStore>,
+    requests: Arc<Requests>,
+    folder: Option<Folder>,
+    /// The file system has shown that it has no hard links, which create-only puts are made of.
+    without_links: AtomicBool,
+}
+
+impl Local {
+    pub(super) fn new(inner: Arc<dyn ObjectStore>, requests: Arc<Requests>, folder: Option<Folder>) -> Self {
+        Self { inner, requests, folder, without_links: AtomicBool::new(false) }
+    }
+
+    fn count<T>(&self, verb: Verb, result: Result<T>) -> Result<T> {
+        self.requests.add(verb, Answer::of_result(&result));
+        result
+    }
+
+    fn check(&self) -> Result<()> {
+        self.folder.as_ref().map_or(Ok(()), Folder::check)
+    }
+
+    /// [`Folder::prepare`] off the runtime's threads, for the disk may be slow.
+    async fn prepare(&self, key: &Path) -> Result<()> {
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let key = key.clone();
+        tokio::task::spawn_blocking(move || folder.prepare(&key)).await?
+    }
+
+    async fn put(&self, key: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.prepare(key).await?;
+        if options.mode != PutMode::Create || self.folder.is_none() {
+            return self.inner.put_opts(key, payload, options).await;
+        }
+        if !self.without_links.load(Ordering::Relaxed) {
+            match self.inner.put_opts(key, payload.clone(), options.clone()).await {
+                Err(e) if has_no_links(&e) => self.without_links.store(true, Ordering::Relaxed),
+                other => return other,
+            }
+        }
+        self.put_without_links(key, payload, options).await
+    }
+
+    /// On FAT and some network file systems: look, then rename into place. Two writers of one key could pass the look
+    /// together; our keys are unique, so only a put repeated by the same process can meet itself, and that one waits.
+    async fn put_without_links(&self, key: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        match self.inner.head(key).await {
+            Ok(_) => Err(Error::AlreadyExists { path: key.to_string(), source: "the file is there already".into() }),
+            Err(Error::NotFound { .. }) => {
+                self.inner.put_opts(key, payload, PutOptions { mode: PutMode::Overwrite, ..options }).await
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn has_no_links(error: &Error) -> bool {
+    const EPERM: i32 = nix::errno::Errno::EPERM as i32;
+    const ENOSYS: i32 = nix::errno::Errno::ENOSYS as i32;
+    const EOPNOTSUPP: i32 = nix::errno::Errno::EOPNOTSUPP as i32;
+    let code = super::failure::chain(error).find_map(|e| e.downcast_ref::<io::Error>()?.raw_os_error());
+    matches!(code, Some(EPERM | ENOSYS | EOPNOTSUPP))
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Local {
+    async fn put_opts(&self, key: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let result = self.put(key, payload, options).await;
+        self.count(Verb::Put, result)
+    }
+
+    async fn put_multipart_opts(&self, key: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        let result = match self.prepare(key).await {
+            Ok(()) => self.inner.put_multipart_opts(key, options).await,
+            Err(e) => Err(e),
+        };
+        let inner = self.count(Verb::Post, result)?;
+        Ok(Box::new(CountedUpload { inner, requests: Arc::clone(&self.requests) }))
+    }
+
+    async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
+        let verb = if options.head { Verb::Head } else { Verb::Get };
+        let result = match self.check() {
+            Ok(()) => self.inner.get_opts(key, options).await,
+            Err(e) => Err(e),
+        };
+        self.count(verb, result)
+    }
+
+    fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        if let Err(e) = self.check() {
+            return stream::once(async { Err(e) }).boxed();
+        }
+        let requests = Arc::clone(&self.requests);
+        let deleted = self.inner.delete_stream(keys);
+        deleted.inspect(move |result| requests.add(Verb::Delete, Answer::of_result(result))).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.count(Verb::List, self.check()) {
+            Ok(()) => self.inner.list(prefix),
+            Err(e) => stream::once(async { Err(e) }).boxed(),
+        }
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.count(Verb::List, self.check()) {
+            Ok(()) => self.inner.list_with_offset(prefix, offset),
+            Err(e) => stream::once(async { Err(e) }).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let result = match self.check() {
+            Ok(()) => self.inner.list_with_delimiter(prefix).await,
+            Err(e) => Err(e),
+        };
+        self.count(Verb::List, result)
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let result = self.inner.copy_opts(from, to, options).await;
+        self.count(Verb::Put, result)
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        let result = self.inner.rename_opts(from, to, options).await;
+        self.count(Verb::Put, result)
+    }
+}
+
+/// A multipart upload whose parts and end are counted.
+#[derive(Debug)]
+struct CountedUpload {
+    inner: Box<dyn MultipartUpload>,
+    requests: Arc<Requests>,
+}
+
+#[async_trait]
+impl MultipartUpload for CountedUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let requests = Arc::clone(&self.requests);
+        let part = self.inner.put_part(data);
+        part.inspect(move |result| requests.add(Verb::Put, Answer::of_result(result))).boxed()
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let result = self.inner.complete().await;
+        self.requests.add(Verb::Post, Answer::of_result(&result));
+        result
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        let result = self.inner.abort().await;
+        self.requests.add(Verb::Delete, Answer::of_result(&result));
+        result
+    }
+}
