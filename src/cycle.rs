@@ -440,7 +440,7 @@ impl Cycle {
     fn is_hidden(&self, path: &Path, scan: &ScanReport) -> bool {
         scan.missing_roots.iter().any(|root| path.starts_with(root))
             || scan.errors.iter().any(|e| path.starts_with(&e.path))
-            || scan.errors_more > 0
+            || scan.errors_dropped > 0
     }
 
     /// A volume that is not mounted looks like a fleet deleted: accepted only below a limit, or when told.

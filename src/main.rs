@@ -1,2 +1,59 @@
-//! The `litesnap` command.
-fn main() {}
+//! The `litesnap` command: parse, start logging, call the library, print, exit code.
+
+mod cli;
+mod progress;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Copies, state and a folder's objects hold other people's data: nobody else's business. SQLite sets the mode of
+    // sidecars itself, from the database's.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let bar = progress::Bar::new();
+    start_logging(&bar);
+    let done = match cli.command {
+        cli::Command::Replicate(args) => run::replicate(*args, bar),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tell(&format!("litesnap: {error:#}"));
+            ExitCode::from(error.downcast_ref::<litesnap::error::Error>().map_or(1, litesnap::error::Error::exit_code))
+        }
+    }
+}
+
+/// One line for what is wrong on the command line; help and version as clap prints them.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let text = error.render().to_string();
+    let paragraph: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let what = paragraph.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    tell(&format!("litesnap: {what} (litesnap replicate --help shows everything)"));
+    ExitCode::from(2)
+}
+
+#[allow(clippy::print_stderr, reason = "errors go to standard error")]
+fn tell(line: &str) {
+    eprintln!("{line}");
+}
+
+fn start_logging(bar: &progress::Bar) {
+    // Unset, RUST_LOG would show errors only.
+    let env = env_logger::Env::default().default_filter_or("info");
+    env_logger::Builder::from_env(env)
+        .target(env_logger::Target::Pipe(Box::new(bar.writer())))
+        .format_target(false)
+        .init();
+}

@@ -345,7 +345,7 @@ impl Uploader {
             }
         }
         while !in_flight.is_empty() {
-            self.part_done(&mut in_flight).await?;
+            drop(self.part_done(&mut in_flight).await?);
         }
         let complete = tokio::time::timeout(self.time_max, upload.complete()).await;
         complete.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?;
@@ -400,9 +400,10 @@ fn copy_unreadable(error: std::io::Error) -> Failure {
     Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {error}"))
 }
 
+/// Whether a store says that it does not know conditional puts: 501 is what S3 has for a header not implemented.
 fn is_unsupported(error: &object_store::Error) -> bool {
     use object_store::Error::{NotImplemented, NotSupported};
-    matches!(error, NotImplemented { .. } | NotSupported { .. }) || crate::store::is_not_implemented(error)
+    matches!(error, NotImplemented { .. } | NotSupported { .. }) || crate::store::answered_status(error) == Some(501)
 }
 
 /// The size of all parts but the last, from the raw size: known before anything is compressed.

@@ -146,7 +146,7 @@ impl Watch {
             places: Mutex::default(),
             matched: self.config.patterns.iter().map(|_| AtomicBool::new(false)).collect(),
         };
-        let scanner = Scanner { patterns: &self.config.patterns, excludes: &self.config.excludes, own: &self.own };
+        let scanner = Scanner::new(&self.config.patterns, &self.config.excludes, &self.own);
         let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &|found| scan.visit(&found)));
         scan.settle_links();
         let mut wave = scan.settle_places();

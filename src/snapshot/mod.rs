@@ -144,7 +144,7 @@ impl Reader {
         let wal = stamps.wal.map_or(0, |w| w.size);
         let estimate = stat.size.saturating_add(wal);
         let permit = self.budget.take(if estimate <= self.memory_max { 3 * estimate + (256 << 10) } else { 8 << 20 });
-        let copied = self.read(main, header.is_wal())?;
+        let copied = self.read(main, is_wal(&header))?;
         let content_hash = hash(&copied, &stat)?;
         Ok(Snapshot {
             image: copied.image,
@@ -154,7 +154,7 @@ impl Reader {
             stamps,
             stamped_at,
             stat,
-            wal_mode: header.is_wal(),
+            wal_mode: is_wal(&header),
             schema_version: copied.schema_version,
             sqlite_version: copied.sqlite_version,
             permit,
@@ -170,7 +170,7 @@ impl Reader {
         let mut file = File::open(main).map_err(|e| io_failure("open it", &e))?;
         let header = read_header(&mut file, stat.size)?;
         self.wait_for_exclusive(&file)?;
-        if header.is_wal() {
+        if is_wal(&header) {
             self.check_wal(main, &file)?;
         }
         Ok(header)
@@ -279,6 +279,11 @@ fn read_header(file: &mut File, len: u64) -> Result<Header, Failure> {
         return Err(Failure::new(Reason::Opaque, what));
     }
     Ok(header)
+}
+
+/// Reading version 2 alone is what makes SQLite open the `-wal`.
+fn is_wal(header: &Header) -> bool {
+    header.read_version == 2
 }
 
 fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure> {

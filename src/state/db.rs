@@ -283,7 +283,7 @@ impl StateDb {
     /// [`Error::State`] when the file cannot be read. A damaged row is left out: unknown means changed.
     pub fn load(&self, mut visit: impl FnMut(Row)) -> Result<()> {
         let conn = self.writer.lock();
-        let run = || -> rusqlite::Result<()> {
+        let mut run = || -> rusqlite::Result<()> {
             let mut all = conn.prepare(&format!("SELECT {COLUMNS} FROM databases WHERE gone_s IS NULL"))?;
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {

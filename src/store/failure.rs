@@ -52,9 +52,15 @@ fn root_cause(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
+const STATUS: &str = "Server returned non-2xx status code: ";
+
+/// The HTTP status of an error that the store answered with.
+pub(crate) fn answered_status(error: &Error) -> Option<u16> {
+    chain(error).find_map(|cause| cause.to_string().strip_prefix(STATUS)?.get(..3)?.parse().ok())
+}
+
 /// The store answered with an error. object_store keeps the status in a type that is not public, so its text is read.
 fn answered(error: &Error) -> Option<(Reason, String)> {
-    const STATUS: &str = "Server returned non-2xx status code: ";
     const BODY: &str = "Server returned error response: ";
     const REDIRECT: &str = "Received redirect without LOCATION";
     for cause in chain(error) {

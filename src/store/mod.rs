@@ -29,6 +29,7 @@ use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectStore, PutMode, PutOptions};
 
 pub use credentials::credentials_hint;
+pub(crate) use failure::answered_status;
 pub use failure::classify;
 pub use query::Env;
 pub use requests::{Answer, RequestCounts, Requests, Verb};
@@ -150,6 +151,17 @@ pub struct Store {
     identity: String,
 }
 
+/// A store by its names, not opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// For people.
+    pub name: String,
+    /// For state.
+    pub identity: String,
+    /// What every key begins with.
+    pub prefix: String,
+}
+
 /// Not derived: object_store's own output holds client options, proxies and their passwords among them.
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -195,6 +207,24 @@ impl Store {
             Address::Folder(_) => {}
         }
         Ok(Self { name: address.name(), identity: address.identity(), inner, prefix, kind, put_attributes, requests })
+    }
+
+    /// Name, identity and prefix of the store that `options` and `env` describe, without opening or making it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what cannot be meant.
+    pub fn describe(options: &StoreOptions, env: &Env) -> Result<Described> {
+        let address = match address::resolve(options, env)? {
+            // As in `open`: a folder is known by its canonical path, once there is one.
+            Address::Folder(root) => Address::Folder(root.canonicalize().unwrap_or(root)),
+            other => other,
+        };
+        let prefix = match &address {
+            Address::Bucket(bucket) => bucket.prefix.clone(),
+            Address::Memory { prefix } => prefix.clone(),
+            Address::Folder(_) => String::new(),
+        };
+        Ok(Described { name: address.name(), identity: address.identity(), prefix })
     }
 
     /// What makes it this store and no other, for state to compare: scheme, endpoint, account, bucket, prefix. No secrets.

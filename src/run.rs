@@ -1,0 +1,209 @@
+//! The commands: from arguments to the library and from its results to standard output.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use litesnap::clock::SystemClock;
+use litesnap::config::{Config, default_state_dir, parse_patterns};
+use litesnap::control::Control;
+use litesnap::detect::Pace;
+use litesnap::error::Error;
+use litesnap::layout::Template;
+use litesnap::pattern::Excludes;
+use litesnap::replicate::{Planned, Replicator, dry_run, store_error};
+use litesnap::report::CycleReport;
+use litesnap::store::{StoreOptions, credentials_hint};
+
+use crate::cli::{Replicate, StoreArgs};
+use crate::progress::Bar;
+use crate::signals;
+
+pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
+    let env: Vec<(String, String)> =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let config = config(&args, &env)?;
+    if args.dry_run {
+        return plan(config, &env, &args);
+    }
+    let control = Arc::new(Control::default());
+    let mut replicator =
+        Replicator::open(config.clone(), &env, Arc::new(SystemClock), Arc::clone(&control), Arc::new(bar))?;
+    signals::listen(replicator.runtime(), &control).context("cannot listen for signals")?;
+    if args.once { once(&mut replicator, &config, &env, &args) } else { forever(&mut replicator, &config, &env) }
+}
+
+fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> {
+    let cwd = std::env::current_dir().context("cannot tell the current folder")?;
+    let var = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let state_dir = match &args.state_dir {
+        Some(dir) => dir.clone(),
+        None => default_state_dir(var, nix::unistd::geteuid().is_root())?,
+    };
+    let seconds = |time: Option<std::time::Duration>| {
+        time.map_or(0, |t| u32::try_from(t.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX))
+    };
+    let config = Config {
+        patterns: parse_patterns(&args.patterns, &cwd)?,
+        excludes: Excludes::parse(&args.exclude, &cwd)?,
+        store: store_options(&args.store),
+        template: Template::parse(&args.key_template)?,
+        host: host(args)?,
+        state_dir: litesnap::fs::absolute(&state_dir, &cwd),
+        interval: args.interval,
+        concurrency: args.store.concurrency,
+        memory_limit: args.memory_limit,
+        pace: Pace { cooldown_s: seconds(args.cooldown), refresh_s: seconds(args.refresh) },
+        limit_upload: args.limit_upload.unwrap_or(0),
+        max_gone: args.max_gone,
+    };
+    config.check()?;
+    Ok(config)
+}
+
+fn store_options(args: &StoreArgs) -> StoreOptions {
+    StoreOptions {
+        endpoint: args.endpoint.clone(),
+        region: args.region.clone(),
+        path_style: args.path_style,
+        allow_http: args.allow_http,
+        storage_class: args.storage_class.clone(),
+        sse_kms_key_id: args.sse_kms_key_id.clone(),
+        fsync_each: args.fsync_each,
+        request_timeout: args.request_timeout,
+        ..StoreOptions::new(&args.store)
+    }
+}
+
+fn host(args: &Replicate) -> anyhow::Result<String> {
+    let host = match &args.host {
+        Some(host) => host.clone(),
+        None => nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .ok_or_else(|| Error::Usage("cannot tell this host's name: give --host NAME".into()))?,
+    };
+    if host.is_empty() || host.contains(['/', '\0']) {
+        return Err(Error::Usage(format!("'{host}' is no host name: give --host NAME, such as --host web-1")).into());
+    }
+    Ok(host)
+}
+
+fn once(
+    replicator: &mut Replicator,
+    config: &Config,
+    env: &[(String, String)],
+    args: &Replicate,
+) -> anyhow::Result<u8> {
+    let report = replicator.run_cycle(false);
+    print(&if args.json { report.json() + "\n" } else { report.text() })?;
+    let (held, named) = replicator.held(20);
+    if held > 0 {
+        let named: Vec<String> = named.iter().map(|p| p.display().to_string()).collect();
+        log::warn!("{held} changed databases wait for the end of their cooldown: {}", named.join(", "));
+    }
+    if let Some(signal) = report.interrupted {
+        return Err(Error::Interrupted { signal }.into());
+    }
+    if let Some(error) = store_error(&report, replicator.store_name()) {
+        return Err(with_hint(error, env));
+    }
+    if !args.allow_empty {
+        matched(&report, config)?;
+    }
+    Ok(report.exit_code())
+}
+
+/// A pattern that matches nothing is most often a typing error.
+fn matched(report: &CycleReport, config: &Config) -> Result<(), Error> {
+    let none = config.patterns.iter().zip(&report.matched).find(|(_, matched)| !**matched);
+    let Some((pattern, _)) = none.filter(|_| report.errors.is_empty() && report.failed() == 0) else { return Ok(()) };
+    let root = pattern.root();
+    let why = if root.is_dir() { "" } else { " (there is no such folder)" };
+    Err(Error::Usage(format!(
+        "nothing matches {}{why}: check it with --dry-run, or give --allow-empty if there may be none",
+        pattern.text()
+    )))
+}
+
+/// Where credentials may be the cause, how to hand them over.
+fn with_hint(error: Error, env: &[(String, String)]) -> anyhow::Error {
+    let home = env.iter().find(|(k, _)| k == "HOME").map(|(_, v)| PathBuf::from(v));
+    match (&error, credentials_hint(env, home.as_deref())) {
+        (Error::Store { what }, Some(hint)) => Error::Store { what: format!("{what}; {hint}") }.into(),
+        _ => error.into(),
+    }
+}
+
+fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)]) -> anyhow::Result<u8> {
+    let (known, bytes) = replicator.known();
+    log::info!(
+        "replicating {} to {} every {}; state {} ({known} databases known, {bytes} bytes of memory)",
+        config.patterns.iter().map(|p| p.text().to_owned()).collect::<Vec<_>>().join(" "),
+        replicator.store_name(),
+        humantime::format_duration(config.interval),
+        replicator.state_path().display(),
+    );
+    let mut hinted = false;
+    replicator.run_forever(|report| {
+        if report.is_eventful() {
+            log::info!("{}", report.line());
+        } else {
+            log::debug!("{}", report.line());
+        }
+        if let Some(hint) = report.store_down.as_ref().and_then(|_| credentials_hint(env, None)).filter(|_| !hinted) {
+            log::error!("{hint}");
+            hinted = true;
+        }
+    });
+    log::info!("stopped: all that is stored is recorded");
+    Ok(0)
+}
+
+fn plan(config: Config, env: &[(String, String)], args: &Replicate) -> anyhow::Result<u8> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut written = Ok(());
+    let checked = config.clone();
+    let report = dry_run(config, env, Arc::new(SystemClock), |planned| {
+        if written.is_ok() {
+            written = writeln!(out, "{}", planned_line(&planned, args.json));
+        }
+    })?;
+    written.and_then(|()| out.flush()).or_else(ignore_closed).context("cannot write to standard output")?;
+    drop(out);
+    let summary = format!("would store {} of {} databases", report.changed, report.databases);
+    log::info!("{summary}{}", if report.held > 0 { format!(", {} held back", report.held) } else { String::new() });
+    if !args.allow_empty {
+        matched(&report, &checked)?;
+    }
+    Ok(report.exit_code())
+}
+
+fn planned_line(planned: &Planned, json: bool) -> String {
+    let path = planned.path.display();
+    match (&planned.key, json) {
+        (Ok(key), false) => format!("{path} -> {key} ({})", planned.why),
+        (Err(why_not), false) => format!("{path}: {why_not}"),
+        (key, true) => serde_json::json!({
+            "path": planned.path.to_string_lossy(),
+            "key": key.as_ref().ok(),
+            "error": key.as_ref().err(),
+            "why": planned.why,
+        })
+        .to_string(),
+    }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .or_else(ignore_closed)
+        .context("cannot write to standard output")
+}
+
+/// Whoever reads our output may have seen enough.
+fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
