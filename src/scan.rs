@@ -1169,6 +1169,24 @@ mod tests {
     }
 
     #[test]
+    fn a_listed_folder_that_became_a_symlink_is_not_followed() {
+        let tree = Tree::new(&["d/x/a.db", "elsewhere/b.db"]);
+        let (patterns, excludes, own) = (tree.patterns(&["d/*/*.db"]), Excludes::default(), OwnFiles::default());
+        let (totals, stop) = (Totals::default(), AtomicBool::new(false));
+        let visit = |found: Found<'_>| panic!("found {}", found.path.display());
+        let roots = [Some(tree.path("d"))];
+        let scanner = Scanner::new(&patterns, &excludes, &own);
+        let walk = Walk { scanner, index: 0, roots: &roots, stop: &stop, visit: &visit, totals: &totals };
+        let mut dir = Dir::open(&tree.path("d"), OFlag::O_DIRECTORY, Mode::empty()).expect("open");
+        let place = Place { path: tree.path("d"), real: None, link: false };
+        let listing = walk.read_entries(&mut dir, place, vec![0]);
+        fs::remove_dir_all(tree.path("d/x")).expect("remove");
+        tree.link("d/x", "../elsewhere");
+        rayon::scope(|scope| walk.folder(scope, &listing, listing.folders[0]));
+        assert!(totals.into_report(Vec::new(), false).errors.is_empty());
+    }
+
+    #[test]
     fn stops_when_told() {
         let tree = Tree::new(&["d/a.db", "d/b.db", "e/c.db"]);
         let (patterns, excludes, own) =
