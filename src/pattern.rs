@@ -549,25 +549,29 @@ fn class_char(rest: &[u8]) -> Option<(char, usize)> {
     Some((char?, escape + length))
 }
 
-/// Names stars by their neighbours; the rule stands at [`Pattern::captures`].
-fn give_classic_names(segments: &mut [Segment], names: &mut Vec<String>) {
-    let after = |previous: Option<&Segment>, _: Option<&Segment>| match literal(previous)? {
+/// A name for the star in a segment, from the folders before and after it.
+type NameRule = fn(Option<&[u8]>, Option<&[u8]>) -> Option<&'static str>;
+
+/// In order of strength.
+const NAME_RULES: [NameRule; 3] = [
+    |before, _| match before? {
         b"projects" => Some("project"),
         b"databases" | b"dbs" => Some("database"),
         b"branches" => Some("branch"),
         b"tenants" => Some("tenant"),
         _ => None,
-    };
-    let before = |_: Option<&Segment>, next: Option<&Segment>| (literal(next)? == b"databases").then_some("project");
-    let weak = |previous: Option<&Segment>, _: Option<&Segment>| {
-        matches!(literal(previous)?, b"db" | b"data").then_some("database")
-    };
-    let rules: [&dyn Fn(Option<&Segment>, Option<&Segment>) -> Option<&'static str>; 3] = [&after, &before, &weak];
+    },
+    |_, after| (after? == b"databases").then_some("project"),
+    |before, _| matches!(before?, b"db" | b"data").then_some("database"),
+];
+
+/// Names stars by their neighbours; the rule stands at [`Pattern::captures`].
+fn give_classic_names(segments: &mut [Segment], names: &mut Vec<String>) {
     let written = names.len();
-    for rule in rules {
+    for rule in NAME_RULES {
         for at in 0..segments.len() {
             let previous = at.checked_sub(1).and_then(|at| segments.get(at));
-            let Some(name) = rule(previous, segments.get(at + 1)) else { continue };
+            let Some(name) = rule(literal(previous), literal(segments.get(at + 1))) else { continue };
             if names.iter().any(|n| n == name) {
                 continue;
             }
