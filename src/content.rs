@@ -19,6 +19,7 @@
 
 use twox_hash::xxhash3_128::Hasher;
 
+pub use crate::digest::NotADigest;
 use crate::digest::digest;
 use crate::header::HEADER_LEN;
 

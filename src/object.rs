@@ -87,7 +87,8 @@ impl ObjectError {
         }
     }
 
-    /// Whether the object itself is bad, rather than the way to it or this program too old for it.
+    /// Whether the bytes are bad, rather than reading failed or this program is too old for them. `Truncated` may still be
+    /// a connection that closed early: compare the size that the store names before an object is called bad for good.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         !matches!(self, Self::Read(_) | Self::Write(_) | Self::UnsupportedVersion(_))

@@ -63,7 +63,7 @@ pub struct Description {
     /// The SQLite that wrote the source last, 3054001 for 3.54.1: a restored copy names another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sqlite_version: Option<u32>,
-    /// [`LITESNAP_VERSION`] of the program that made the object.
+    /// [`LITESNAP_VERSION`](super::LITESNAP_VERSION) of the program that made the object.
     pub litesnap: String,
 }
 
