@@ -28,7 +28,10 @@ impl Budget {
     #[must_use]
     pub fn new(total: u64) -> Arc<Self> {
         let total = total.min(4 << 40);
-        Arc::new(Self { total, free: Arc::new(Semaphore::new(usize::try_from(total / UNIT).unwrap_or(usize::MAX >> 3))) })
+        Arc::new(Self {
+            total,
+            free: Arc::new(Semaphore::new(usize::try_from(total / UNIT).unwrap_or(usize::MAX >> 3))),
+        })
     }
 
     /// The whole budget in bytes.

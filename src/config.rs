@@ -143,9 +143,11 @@ pub fn default_state_dir(env: impl Fn(&str) -> Option<String>, is_root: bool) ->
     if is_root {
         return Ok(PathBuf::from("/var/lib/litesnap"));
     }
-    let base = set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| Path::new(&h).join(".local/state")));
-    base.map(|base| base.join("litesnap"))
-        .ok_or_else(|| Error::Usage("no place for the state: give --state-dir, such as --state-dir /var/lib/litesnap".into()))
+    let base =
+        set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| Path::new(&h).join(".local/state")));
+    base.map(|base| base.join("litesnap")).ok_or_else(|| {
+        Error::Usage("no place for the state: give --state-dir, such as --state-dir /var/lib/litesnap".into())
+    })
 }
 
 #[cfg(test)]
@@ -154,7 +156,8 @@ mod tests {
 
     #[test]
     fn sizes_rates_and_durations() {
-        for (text, bytes) in [("1", 1), ("4096B", 4096), ("256MiB", 256 << 20), ("2 GiB", 2 << 30), ("5MB", 5_000_000)] {
+        for (text, bytes) in [("1", 1), ("4096B", 4096), ("256MiB", 256 << 20), ("2 GiB", 2 << 30), ("5MB", 5_000_000)]
+        {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for text in ["", "0", "-1", "1.5GiB", "MiB", "10XB", "99999999999GiB"] {

@@ -145,7 +145,10 @@ impl Cycle {
         report.errors = std::mem::take(&mut *self.errors.lock());
         if count(&self.tally.unrecorded) > 0 {
             let why = self.tally.error.lock().clone().unwrap_or_default();
-            report.errors.push(format!("{} could not be recorded and will be stored again: {why}", count(&self.tally.unrecorded)));
+            report.errors.push(format!(
+                "{} could not be recorded and will be stored again: {why}",
+                count(&self.tally.unrecorded)
+            ));
         }
         let gave_up = self.store_is_down();
         let all_refused = count(&self.uploads_ok) == 0;
@@ -208,7 +211,7 @@ impl Cycle {
                 return self.failed_to_read(candidate, None, failure);
             }
         };
-        if let Some(same) = back_again(candidate, row.as_ref()) {
+        if let Some(same) = back_again(candidate, row.as_ref(), self.engine.watch.slack) {
             return self.record_same(candidate, same);
         }
         let snapshot = match self.engine.reader.take(&candidate.path) {
@@ -243,7 +246,8 @@ impl Cycle {
             None => engine.watch.render(&candidate.path, None)?,
         };
         if !layout::fits(&engine.store.prefix, &prefix) {
-            let what = format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
+            let what =
+                format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
             return Err(Failure::new(Reason::KeyTooLong, what));
         }
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
@@ -277,8 +281,9 @@ impl Cycle {
 
     /// The time in the key: that of the read, but always above the last one of this database.
     fn key_time(&self, path: &Path, now_ms: i64, last_ms: Option<i64>) -> Result<Timestamp, Failure> {
-        let (time, bump_ms) = next_timestamp(now_ms, last_ms)
-            .ok_or_else(|| Failure::new(Reason::CopyFailed, "its last key is of the year 9999: no later one is left"))?;
+        let (time, bump_ms) = next_timestamp(now_ms, last_ms).ok_or_else(|| {
+            Failure::new(Reason::CopyFailed, "its last key is of the year 9999: no later one is left")
+        })?;
         if bump_ms > BUMP_ALARM_MS {
             self.error(format!(
                 "db={} its last snapshot was stored under a time {} days ahead of this clock; keys stay above it: check the clock",
@@ -347,10 +352,11 @@ impl Cycle {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
         let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
-        let racy = crate::detect::is_racy(candidate.stamps.newest(), self.started);
+        let racy = crate::detect::is_racy(candidate.stamps.newest(), self.started, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
             slot.fingerprint = fingerprint;
-            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy).with(Flags::NOT_A_DATABASE, true);
+            slot.flags =
+                slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy).with(Flags::NOT_A_DATABASE, true);
         });
     }
 
@@ -395,7 +401,10 @@ impl Cycle {
     fn may_log(&self) -> bool {
         let line = self.lines.fetch_add(1, Ordering::Relaxed);
         if line == LINES_MAX {
-            log::warn!("further databases of this cycle are not named here; the table databases in {} has them", self.engine.watch.db.path().display());
+            log::warn!(
+                "further databases of this cycle are not named here; the table databases in {} has them",
+                self.engine.watch.db.path().display()
+            );
         }
         line < LINES_MAX
     }
@@ -421,7 +430,9 @@ impl Cycle {
         for id in unseen {
             match self.engine.watch.db.row(id) {
                 Ok(Some(row)) if self.is_hidden(&row.path, scan) => hidden += 1,
-                Ok(Some(row)) if self.engine.watch.config.patterns.iter().any(|p| p.captures(&row.path).is_some()) => gone.push(id),
+                Ok(Some(row)) if self.engine.watch.config.patterns.iter().any(|p| p.captures(&row.path).is_some()) => {
+                    gone.push(id)
+                }
                 Ok(_) => table.remove(id),
                 Err(e) => return self.sweep_failed(&e),
             }
@@ -471,13 +482,16 @@ fn hiding(scan: &ScanReport) -> String {
 }
 
 /// A database that was gone, or forgotten by a restart, and lies there with the very stamps of its last snapshot.
-fn back_again(candidate: &Candidate, row: Option<&Row>) -> Option<Change> {
+fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<Change> {
     let row = row?;
     let stamps = row.stamps.filter(|stamps| *stamps == candidate.stamps)?;
-    let trusted = !crate::detect::is_racy(stamps.newest(), row.stamped_at) && row.error.is_none();
+    let trusted = !crate::detect::is_racy(stamps.newest(), row.stamped_at, slack) && row.error.is_none();
     let stored = row.key_ms.is_some() && row.prefix == candidate.prefix;
-    (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some())
-        .then_some(Change::Same { id: candidate.id, stamps, stamped_at: row.stamped_at })
+    (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some()).then_some(Change::Same {
+        id: candidate.id,
+        stamps,
+        stamped_at: row.stamped_at,
+    })
 }
 
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {

@@ -7,7 +7,7 @@
 use crate::clock::{Nanos, SECOND};
 use crate::stamps::Stamps;
 
-/// How long a stamp may be older than the data it announces. The kernel sets mtime before the data
+/// How long a stamp may be older than the data it announces, on a local file system. The kernel sets mtime before the data
 /// lands; a stalled write showed stamps 150 ms old while most of its pages were still to come.
 pub const RACY_SLACK: Nanos = 2 * SECOND;
 
@@ -26,8 +26,7 @@ impl Fingerprint {
     #[must_use]
     pub fn of(stamps: &Stamps, place: u64, seed: u64) -> Self {
         let m = &stamps.main;
-        let main =
-            hash_words(seed, &[m.dev, m.ino, m.size, m.mtime.cast_unsigned(), m.ctime.cast_unsigned(), place]);
+        let main = hash_words(seed, &[m.dev, m.ino, m.size, m.mtime.cast_unsigned(), m.ctime.cast_unsigned(), place]);
         let (wal_there, wal) = match &stamps.wal {
             Some(w) => (1, [w.ino, w.size, w.mtime.cast_unsigned()]),
             None => (0, [0; 3]),
@@ -36,8 +35,7 @@ impl Fingerprint {
             Some(j) => (1, [j.size, j.mtime.cast_unsigned()]),
             None => (0, [0; 2]),
         };
-        let sidecars =
-            hash_words(seed, &[wal_there, wal[0], wal[1], wal[2], journal_there, journal[0], journal[1]]);
+        let sidecars = hash_words(seed, &[wal_there, wal[0], wal[1], wal[2], journal_there, journal[0], journal[1]]);
         Self { main, sidecars }
     }
 }
@@ -102,9 +100,9 @@ impl Why {
 }
 
 /// Tells whether a database changed since it was `last` confirmed. `now` is the fingerprint of the stamps just
-/// taken, `newest` their newest time, `scan_start` when this scan began.
+/// taken, `newest` their newest time, `scan_start` when this scan began, `slack` how long a stamp stays racy.
 #[must_use]
-pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, newest: Nanos, scan_start: Nanos) -> Verdict {
+pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, newest: Nanos, scan_start: Nanos, slack: Nanos) -> Verdict {
     let Some(last) = last else { return Verdict::Unknown(Why::New) };
     if last.failed {
         return Verdict::Changed(Why::Retry);
@@ -115,7 +113,7 @@ pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, newest: Nanos, scan_st
     if last.fingerprint.sidecars != now.sidecars {
         return Verdict::Changed(Why::Sidecars);
     }
-    if last.racy || is_racy(newest, scan_start) {
+    if last.racy || is_racy(newest, scan_start, slack) {
         return Verdict::Changed(Why::Racy);
     }
     Verdict::Unchanged
@@ -124,8 +122,8 @@ pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, newest: Nanos, scan_st
 /// Whether a stamp with the newest time `newest`, taken at `taken_at`, may hide a write behind it. A time in the
 /// future beyond the slack is a clock's fault, not a race, and would otherwise be racy for ever.
 #[must_use]
-pub fn is_racy(newest: Nanos, taken_at: Nanos) -> bool {
-    newest > taken_at.saturating_sub(RACY_SLACK) && !is_clock_suspect(newest, taken_at)
+pub fn is_racy(newest: Nanos, taken_at: Nanos, slack: Nanos) -> bool {
+    newest > taken_at.saturating_sub(slack) && !is_clock_suspect(newest, taken_at)
 }
 
 /// Whether a stamp lies so far in the future that a clock must be wrong.
@@ -202,7 +200,7 @@ mod tests {
     }
 
     fn judge(last: &LastSeen, now: &Stamps) -> Verdict {
-        detect(Some(last), &Fingerprint::of(now, 0, 7), now.newest(), NOW)
+        detect(Some(last), &Fingerprint::of(now, 0, 7), now.newest(), NOW, RACY_SLACK)
     }
 
     #[test]
@@ -236,13 +234,13 @@ mod tests {
     fn unknown_failed_racy_and_moved_count_as_changed() {
         let s = stamps();
         let fp = Fingerprint::of(&s, 0, 7);
-        assert_eq!(detect(None, &fp, s.newest(), NOW), Verdict::Unknown(Why::New));
+        assert_eq!(detect(None, &fp, s.newest(), NOW, RACY_SLACK), Verdict::Unknown(Why::New));
         let failed = LastSeen { failed: true, ..seen(&s) };
         assert_eq!(judge(&failed, &s), Verdict::Changed(Why::Retry));
         let racy = LastSeen { racy: true, ..seen(&s) };
         assert_eq!(judge(&racy, &s), Verdict::Changed(Why::Racy));
         let moved = Fingerprint::of(&s, 1, 7);
-        assert_eq!(detect(Some(&seen(&s)), &moved, s.newest(), NOW), Verdict::Changed(Why::Main));
+        assert_eq!(detect(Some(&seen(&s)), &moved, s.newest(), NOW, RACY_SLACK), Verdict::Changed(Why::Main));
     }
 
     #[test]
@@ -256,7 +254,7 @@ mod tests {
             (-2 * SECOND, true, false),
             (-2 * SECOND - 1, false, true),
         ] {
-            assert_eq!(is_racy(NOW - age, NOW), racy, "age {age}");
+            assert_eq!(is_racy(NOW - age, NOW, RACY_SLACK), racy, "age {age}");
             assert_eq!(is_clock_suspect(NOW - age, NOW), suspect, "age {age}");
         }
     }

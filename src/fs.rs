@@ -25,11 +25,11 @@ pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
 /// # Errors
 /// [`Error::Io`] naming the directory.
 pub fn create_private_dir(dir: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| Error::Io { attempt: "create the directory", path: dir.to_path_buf(), source })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| Error::Io {
+        attempt: "create the directory",
+        path: dir.to_path_buf(),
+        source,
+    })
 }
 
 /// Free space for this user below `dir`, in bytes.
@@ -41,12 +41,20 @@ pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
-/// The name of a network or user-space file system on which locks and shared memory cannot be trusted; `None` for a
+/// What is different about a file system, for those who read databases on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peculiar {
+    /// Its name.
+    pub name: &'static str,
+    /// Locks and shared memory cannot be trusted on it.
+    pub is_network: bool,
+}
+
+/// Whether `path` lies on a network or user-space file system, or on one with coarse times; `None` for an ordinary
 /// local one. Magic numbers: statfs(2).
 #[must_use]
-pub fn network_file_system(path: &Path) -> Option<&'static str> {
-    let kind = nix::sys::statfs::statfs(path).ok()?.filesystem_type();
-    let known: [(i64, &'static str); 9] = [
+pub fn peculiar_file_system(path: &Path) -> Option<Peculiar> {
+    const NETWORK: [(i128, &str); 9] = [
         (0x6969, "NFS"),
         (0x517B, "SMB"),
         (0xFF53_4D42, "CIFS"),
@@ -57,7 +65,14 @@ pub fn network_file_system(path: &Path) -> Option<&'static str> {
         (0x5346_414F, "AFS"),
         (0x0BD0_0BD0, "Lustre"),
     ];
-    known.iter().find(|(magic, _)| *magic == i64::from(kind.0)).map(|(_, name)| *name)
+    // Times in steps of two seconds.
+    const COARSE: [(i128, &str); 2] = [(0x4D44, "FAT"), (0x2011_BAB0, "exFAT")];
+    // Its type differs from platform to platform.
+    let magic = i128::from(nix::sys::statfs::statfs(path).ok()?.filesystem_type().0);
+    let find = |table: &[(i128, &'static str)], is_network| {
+        table.iter().find(|(known, _)| *known == magic).map(|(_, name)| Peculiar { name, is_network })
+    };
+    find(&NETWORK, true).or_else(|| find(&COARSE, false))
 }
 
 /// `path` with `cwd` in front if it is relative, and `.` and `..` taken out by name.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::clock::Nanos;
 use crate::detect::{Fingerprint, is_racy};
 use crate::error::{Error, Result};
 use crate::state::{Change, Flags, Slot, StateDb, Table, place_of};
@@ -62,7 +63,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts the thread. `runtime` times the batches.
+    /// Starts the thread. `slack` is how long a stamp stays racy; `runtime` times the batches.
     ///
     /// # Errors
     /// [`Error::Io`] if the system gives no thread.
@@ -70,10 +71,11 @@ impl Recorder {
         store: Arc<Store>,
         db: Arc<StateDb>,
         table: Arc<Table>,
+        slack: Nanos,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self> {
         let (facts, inbox) = mpsc::channel(BATCH_LEN);
-        let worker = Worker { store, db, table, batch: Vec::new() };
+        let worker = Worker { store, db, table, slack, batch: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("record".into())
             .spawn(move || worker.run(inbox, &runtime))
@@ -129,6 +131,7 @@ struct Worker {
     store: Arc<Store>,
     db: Arc<StateDb>,
     table: Arc<Table>,
+    slack: Nanos,
     batch: Vec<Fact>,
 }
 
@@ -198,7 +201,7 @@ impl Worker {
         let place = place_of(fact.prefix.as_deref(), seed);
         let confirmed = |slot: &mut Slot, stamps, stamped_at| {
             slot.fingerprint = Fingerprint::of(stamps, place, seed);
-            let racy = is_racy(stamps.newest(), stamped_at);
+            let racy = is_racy(stamps.newest(), stamped_at, self.slack);
             slot.flags = slot.flags.with(Flags::RACY, racy).with(Flags::UNKNOWN, false);
         };
         match &fact.change {
@@ -224,11 +227,7 @@ impl Worker {
 
 fn end_of_failure(slot: &mut Slot) {
     slot.failures = 0;
-    slot.flags = slot
-        .flags
-        .with(Flags::FAILED, false)
-        .with(Flags::COOLING, false)
-        .with(Flags::NOT_A_DATABASE, false);
+    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false).with(Flags::NOT_A_DATABASE, false);
 }
 
 fn count(fact: &Fact) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
-use crate::clock::{Clock, SECOND};
+use crate::clock::{Clock, Nanos, SECOND};
 use crate::config::Config;
 use crate::control::Control;
 use crate::cycle::{Cycle, Observer};
@@ -20,7 +20,7 @@ use crate::snapshot::{Reader, work_dir};
 use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
 use crate::store::{Env, Kind, Store};
 use crate::upload::Uploader;
-use crate::watch::Watch;
+use crate::watch::{Watch, slack};
 
 /// A repeated complaint is logged at most this often.
 const REPEAT: Duration = Duration::from_secs(30);
@@ -64,15 +64,31 @@ impl Replicator {
         control: Arc<Control>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self> {
+        let store = Store::open(&config.store, env)?;
+        Self::with_store(config, store, clock, control, observer)
+    }
+
+    /// The same with a store that is open already: one that is shared, or wrapped to fail.
+    ///
+    /// # Errors
+    /// As [`Replicator::open`].
+    pub fn with_store(
+        config: Config,
+        store: Store,
+        clock: Arc<dyn Clock>,
+        control: Arc<Control>,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self> {
         config.check()?;
-        let store = Arc::new(Store::open(&config.store, env)?);
+        let store = Arc::new(store);
         let identity = identity(&config, &store);
         create_private_dir(&config.state_dir).map_err(|e| unusable_state(&config.state_dir, e))?;
         let path = state_path(&config.state_dir, &identity.store);
         let lock = StateLock::take(&path.with_extension("lock"))?;
         let (db, opened) = StateDb::open(&path, &identity, clock.now() / SECOND)?;
         tell_opened(&opened, &path, &store);
-        let table = load(&db)?;
+        warn_network(&config);
+        let table = load(&db, slack(&config))?;
         let own = own_files(&config, &store)?;
         let budget = Budget::new(config.memory_limit);
         let reader = Reader::open(&work_dir(&path), Arc::clone(&budget), Arc::clone(&clock), Arc::clone(&control))
@@ -87,8 +103,13 @@ impl Replicator {
         );
         let (runtime, pool) = (runtime()?, pool()?);
         let (db, table) = (Arc::new(db), Arc::new(table));
-        let recorder =
-            Recorder::start(Arc::clone(&store), Arc::clone(&db), Arc::clone(&table), runtime.handle().clone())?;
+        let recorder = Recorder::start(
+            Arc::clone(&store),
+            Arc::clone(&db),
+            Arc::clone(&table),
+            slack(&config),
+            runtime.handle().clone(),
+        )?;
         let warned_unmatched = vec![false; config.patterns.len()];
         let watch = Watch::new(config, own, table, db, clock, control, pool);
         let engine = Arc::new(Engine { watch, store, reader, uploader, runtime });
@@ -134,12 +155,8 @@ impl Replicator {
         let requests = self.engine.store.requests.total();
         self.cycles += 1;
         let mut report = CycleReport { cycle: self.cycles, ..CycleReport::default() };
-        let cycle = Cycle::new(
-            Arc::clone(&self.engine),
-            self.recorder.sender(),
-            Arc::clone(&self.observer),
-            ignore_cooldown,
-        );
+        let cycle =
+            Cycle::new(Arc::clone(&self.engine), self.recorder.sender(), Arc::clone(&self.observer), ignore_cooldown);
         cycle.run(&mut self.scan_no, &mut report);
         self.recorder.flush();
         cycle.summarise(self.scan_no, &mut report);
@@ -235,24 +252,16 @@ pub struct Planned {
 ///
 /// # Errors
 /// As [`Replicator::open`], but the state may be in use.
-pub fn dry_run(
-    config: Config,
-    env: &Env,
-    clock: Arc<dyn Clock>,
-    mut tell: impl FnMut(Planned),
-) -> Result<CycleReport> {
+pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl FnMut(Planned)) -> Result<CycleReport> {
     config.check()?;
     let address = Store::describe(&config.store, env)?;
-    let identity = Identity {
-        store: address.identity,
-        template: config.template.as_str().to_owned(),
-        host: config.host.clone(),
-    };
+    let identity =
+        Identity { store: address.identity, template: config.template.as_str().to_owned(), host: config.host.clone() };
     let path = state_path(&config.state_dir, &identity.store);
     let db = StateDb::open_for_reading(&path, &identity)?;
-    let own = OwnFiles::new(&[config.state_dir.clone()]);
+    let own = OwnFiles::new(std::slice::from_ref(&config.state_dir));
     let (pace, now_ms) = (config.pace, clock.now() / 1_000_000);
-    let table = load(&db)?;
+    let table = load(&db, slack(&config))?;
     let watch = Watch::new(config, own, Arc::new(table), Arc::new(db), clock, Arc::default(), pool()?);
     let mut report = CycleReport { cycle: 1, ..CycleReport::default() };
     let mut further = false;
@@ -353,7 +362,21 @@ fn tell_opened(opened: &Opened, path: &Path, store: &Store) {
     }
 }
 
-fn load(db: &StateDb) -> Result<Table> {
+/// SQLite's shared memory and locks do not work between the machines of a network file system: a writer elsewhere is
+/// not seen.
+fn warn_network(config: &Config) {
+    for pattern in &config.patterns {
+        if let Some(fs) = crate::fs::peculiar_file_system(pattern.root()).filter(|fs| fs.is_network) {
+            let root = pattern.root().display();
+            log::warn!(
+                "{root} is on {}: snapshots are sure to be consistent only if all writers are on this host",
+                fs.name
+            );
+        }
+    }
+}
+
+fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
     let table = Table::default();
     db.load(|row| {
         let mut slot = Slot::unknown(row.id, 0);
@@ -361,9 +384,10 @@ fn load(db: &StateDb) -> Result<Table> {
         if let Some(stamps) = row.stamps {
             let place = place_of(row.prefix.as_deref(), db.seed());
             slot.fingerprint = crate::detect::Fingerprint::of(&stamps, place, db.seed());
-            let settled = row.error.as_deref().and_then(crate::error::Failure::parse).is_some_and(|f| f.reason.is_settled());
+            let settled =
+                row.error.as_deref().and_then(crate::error::Failure::parse).is_some_and(|f| f.reason.is_settled());
             slot.flags = Flags::NONE
-                .with(Flags::RACY, crate::detect::is_racy(stamps.newest(), row.stamped_at))
+                .with(Flags::RACY, crate::detect::is_racy(stamps.newest(), row.stamped_at, slack))
                 .with(Flags::NOT_A_DATABASE, settled)
                 .with(Flags::FAILED, row.error.is_some() && !settled);
         }

@@ -42,7 +42,7 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         None => default_state_dir(var, nix::unistd::geteuid().is_root())?,
     };
     let seconds = |time: Option<std::time::Duration>| {
-        time.map_or(0, |t| u32::try_from(t.as_secs_f64().ceil() as u64).unwrap_or(u32::MAX))
+        time.map_or(0, |t| u32::try_from(t.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
     };
     let config = Config {
         patterns: parse_patterns(&args.patterns, &cwd)?,

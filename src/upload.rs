@@ -237,7 +237,11 @@ impl Uploader {
                 Ok(self.holds(path, &object).await)
             }
             Err(e) if create && is_unsupported(&e) => {
-                log::warn!("{} does not do create-only puts ({}); keys are unique without them", self.store.name, classify(&e).detail);
+                log::warn!(
+                    "{} does not do create-only puts ({}); keys are unique without them",
+                    self.store.name,
+                    classify(&e).detail
+                );
                 self.creates.store(false, Ordering::Relaxed);
                 Box::pin(self.put_once(path, object)).await
             }
@@ -259,7 +263,9 @@ impl Uploader {
         let part_size = part_size(job.description.raw_size);
         if part_size * 2 > self.budget.total() {
             let need = (part_size * 2) >> 20;
-            return Err(Failure::new(Reason::TooLarge, format!("storing it needs --memory-limit {need}MiB or more")).into());
+            return Err(
+                Failure::new(Reason::TooLarge, format!("storing it needs --memory-limit {need}MiB or more")).into()
+            );
         }
         let key = layout::snapshot_key(&job.prefix, job.key_time);
         let path = self.store.path(&key).map_err(|e| Failure::new(Reason::KeyTooLong, e.to_string()))?;
@@ -311,7 +317,9 @@ impl Uploader {
             // Parts that nobody completes are paid for, for ever.
             let aborted = tokio::time::timeout(Duration::from_secs(3), upload.abort()).await;
             if !matches!(aborted, Ok(Ok(()))) {
-                log::warn!("key={path} its unfinished parts could not be removed; a bucket rule that aborts incomplete uploads will");
+                log::warn!(
+                    "key={path} its unfinished parts could not be removed; a bucket rule that aborts incomplete uploads will"
+                );
             }
         }
         sent

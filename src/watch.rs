@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, Nanos, SECOND};
 use crate::config::Config;
 use crate::control::Control;
-use crate::detect::{Action, Fingerprint, Pace, Verdict, Why, detect, is_clock_suspect, schedule};
+use crate::detect::{Action, Fingerprint, Pace, RACY_SLACK, Verdict, Why, detect, is_clock_suspect, schedule};
 use crate::error::{Failure, Reason};
+use crate::fs::peculiar_file_system;
 use crate::layout::TEMPLATE_DEFAULT;
 use crate::scan::{Found, OwnFiles, ScanReport, Scanner};
 use crate::stamps::Stamps;
@@ -85,6 +86,8 @@ pub struct Watch {
     pub control: Arc<Control>,
     /// Threads for scanning and for snapshots.
     pub pool: rayon::ThreadPool,
+    /// How long a stamp stays racy.
+    pub slack: Nanos,
     /// Databases that a warning was given for.
     named: Mutex<HashSet<u64>>,
 }
@@ -101,7 +104,8 @@ impl Watch {
         control: Arc<Control>,
         pool: rayon::ThreadPool,
     ) -> Self {
-        Self { config, own, table, db, clock, control, pool, named: Mutex::default() }
+        let slack = slack(&config);
+        Self { config, own, table, db, clock, control, pool, slack, named: Mutex::default() }
     }
 
     /// The key prefix of the database at `path`.
@@ -159,6 +163,14 @@ impl Watch {
         let mut named = self.named.lock();
         named.len() < NAMED_MAX && named.insert(id)
     }
+}
+
+/// How long a stamp stays racy: where times are coarse or come from another machine's clock, one interval.
+#[must_use]
+pub fn slack(config: &Config) -> Nanos {
+    let interval = Nanos::try_from(config.interval.as_nanos()).unwrap_or(Nanos::MAX);
+    let peculiar = config.patterns.iter().any(|p| peculiar_file_system(p.root()).is_some());
+    if peculiar { RACY_SLACK.max(interval) } else { RACY_SLACK }
 }
 
 /// A file with several names, put off until all its names are known.
@@ -244,7 +256,7 @@ impl Judging<'_> {
             log::warn!("db={} has a time in the future: its clock or ours is wrong", path.display());
         }
         let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
-        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started);
+        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started, watch.slack);
         let by_magic = watch.config.patterns[pattern].magic_only();
         let candidate = |why| Candidate { id, path: path.into(), prefix, why, stamps: *stamps, by_magic };
         self.act(&seen.slot, verdict, candidate);

@@ -104,7 +104,10 @@ impl Reader {
         let temp = TempSpace::recover(dir).map_err(wrong)?;
         let (intents, left) = Intents::recover(dir).map_err(wrong)?;
         for main in left {
-            log::warn!("db={} is in use: the -wal and -shm beside it stay until its application closes", main.display());
+            log::warn!(
+                "db={} is in use: the -wal and -shm beside it stay until its application closes",
+                main.display()
+            );
         }
         // A copy, its serialised form and its compressed form are in memory together; all cores must fit in.
         let memory_max = (budget.total() / 16).min(8 << 20);

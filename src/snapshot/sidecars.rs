@@ -27,10 +27,7 @@ pub(super) struct Before {
 impl Before {
     /// Looks now.
     pub(super) fn look(main: &Path) -> io::Result<Self> {
-        Ok(Self {
-            wal: stat_if_there(&sidecar(main, "-wal"))?,
-            shm: stat_if_there(&sidecar(main, "-shm"))?.is_some(),
-        })
+        Ok(Self { wal: stat_if_there(&sidecar(main, "-wal"))?, shm: stat_if_there(&sidecar(main, "-shm"))?.is_some() })
     }
 }
 
@@ -137,7 +134,7 @@ impl Intents {
         };
         let bytes = main.as_os_str().as_bytes();
         let mut record = Vec::with_capacity(bytes.len() + 6);
-        let flags = u8::from(before.wal.is_some()) * WAL_WAS_THERE | u8::from(before.shm) * SHM_WAS_THERE;
+        let flags = (u8::from(before.wal.is_some()) * WAL_WAS_THERE) | (u8::from(before.shm) * SHM_WAS_THERE);
         record.extend_from_slice(&[MARK, flags]);
         record.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes());
         record.extend_from_slice(bytes);

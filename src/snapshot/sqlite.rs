@@ -1,8 +1,8 @@
 //! Reading through SQLite: read-only, one read transaction, the online backup API, never a checkpoint.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -54,8 +54,7 @@ pub(super) fn copy(main: &Path, how: &How<'_>) -> Result<Copied, Failure> {
 }
 
 fn open(main: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
-    let source =
-        Connection::open_with_flags(main, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let source = Connection::open_with_flags(main, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     source.busy_timeout(busy_timeout)?;
     Ok(source)
@@ -98,13 +97,7 @@ fn into_memory(source: &Connection, main: &Path, raw_size: u64, how: &How<'_>) -
     Ok(Image::Memory(image))
 }
 
-fn into_file(
-    source: &Connection,
-    main: &Path,
-    page_size: u32,
-    raw_size: u64,
-    how: &How<'_>,
-) -> Result<Image, Failure> {
+fn into_file(source: &Connection, main: &Path, page_size: u32, raw_size: u64, how: &How<'_>) -> Result<Image, Failure> {
     let copy = how.temp.reserve(raw_size)?;
     let written = write_copy(source, main, page_size, &copy, how);
     written.map_err(|f| if f.reason == Reason::NoSpace { explain_full(&copy) } else { f })?;
@@ -113,13 +106,7 @@ fn into_file(
     Ok(Image::File(copy))
 }
 
-fn write_copy(
-    source: &Connection,
-    main: &Path,
-    page_size: u32,
-    copy: &TempCopy,
-    how: &How<'_>,
-) -> Result<(), Failure> {
+fn write_copy(source: &Connection, main: &Path, page_size: u32, copy: &TempCopy, how: &How<'_>) -> Result<(), Failure> {
     let wrong = |e: rusqlite::Error| target_failure(main, copy, how, &e);
     let mut target = Connection::open(copy.path()).map_err(wrong)?;
     // A copy that a crash interrupts is thrown away: no journal, no sync.
@@ -133,12 +120,7 @@ fn write_copy(
 
 /// Steps until SQLite says Done. Anything but Done is a failure, for rusqlite reports Busy and Locked as success and
 /// the copy is then empty or half.
-fn finish(
-    backup: &Backup<'_, '_>,
-    pages: i32,
-    main: &Path,
-    how: &How<'_>,
-) -> Result<(), Failure> {
+fn finish(backup: &Backup<'_, '_>, pages: i32, main: &Path, how: &How<'_>) -> Result<(), Failure> {
     loop {
         match backup.step(pages).map_err(|e| failure(main, how.wal_mode, &e))? {
             StepResult::Done => return Ok(()),

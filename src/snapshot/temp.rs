@@ -41,8 +41,9 @@ impl TempSpace {
 
     /// A name for a copy of `bytes`, if there is room for it beside all other copies under way.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<TempCopy, Failure> {
-        let free = free_bytes(&self.dir)
-            .map_err(|e| Failure::new(Reason::NoSpace, format!("cannot tell the room in {}: {e}", self.dir.display())))?;
+        let free = free_bytes(&self.dir).map_err(|e| {
+            Failure::new(Reason::NoSpace, format!("cannot tell the room in {}: {e}", self.dir.display()))
+        })?;
         let promised = self.promised.fetch_add(bytes, Ordering::SeqCst);
         let n = self.made.fetch_add(1, Ordering::Relaxed);
         let copy = TempCopy { path: self.dir.join(format!("{n}.copy")), bytes, space: Arc::clone(self) };

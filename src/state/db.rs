@@ -206,8 +206,15 @@ impl StateDb {
         let log = crate::stamps::sidecar(path, "-wal");
         // A reader of a database at rest would leave a -wal and a -shm behind. A running loop has both.
         let at_rest = std::fs::metadata(&log).map_or(true, |m| m.len() == 0);
-        let conn = if path.exists() { open_read_only(path, at_rest).map_err(wrong)? } else { empty().map_err(wrong)? };
-        let mut db = Self { path: path.to_path_buf(), writer: Mutex::new(conn), readers: Mutex::default(), seed: 0, writes: false };
+        let conn =
+            if path.exists() { open_read_only(path, at_rest).map_err(wrong)? } else { empty().map_err(wrong)? };
+        let mut db = Self {
+            path: path.to_path_buf(),
+            writer: Mutex::new(conn),
+            readers: Mutex::default(),
+            seed: 0,
+            writes: false,
+        };
         if !db.is_of(identity).map_err(wrong)? {
             db.writer = Mutex::new(empty().map_err(wrong)?);
             db.path = PathBuf::from(":memory:");
@@ -408,7 +415,14 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
                 "INSERT INTO databases(id, path, prefix, content_hash, key_ms, stored_s) VALUES(?1,?2,?3,?4,?5,?6)
                  ON CONFLICT(id) DO UPDATE SET path=?2, prefix=?3, content_hash=?4, key_ms=?5, stored_s=?6",
             )?
-            .execute(params![id.cast_signed(), path_value(path), prefix, content_hash.0, key_ms, stored_s])?;
+            .execute(params![
+                id.cast_signed(),
+                path_value(path),
+                prefix,
+                content_hash.0,
+                key_ms,
+                stored_s
+            ])?;
             set_stamps(tx, *id, stamps, *stamped_at)
         }
         Change::Same { id, stamps, stamped_at } => set_stamps(tx, *id, stamps, *stamped_at),
@@ -425,7 +439,8 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
             Ok(())
         }
         Change::Gone { id, at_s } => {
-            tx.prepare_cached("UPDATE databases SET gone_s=?2 WHERE id=?1")?.execute(params![id.cast_signed(), at_s])?;
+            tx.prepare_cached("UPDATE databases SET gone_s=?2 WHERE id=?1")?
+                .execute(params![id.cast_signed(), at_s])?;
             Ok(())
         }
     }

@@ -1,5 +1,10 @@
 //! Integration tests: one module per topic.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "tests rename and wait as they need")]
+#![allow(dead_code, reason = "support that not every topic uses")]
 
-mod s3_server;
-mod store;
+mod place; // support: a folder to test in and the real binary
+mod s3_server; // support: an S3 server in the test process, with faults
+
+mod replicate; // the main path through the command line
+mod store; // stores by themselves: conformance, faults, secrets
