@@ -13,6 +13,7 @@ fn main() -> ExitCode {
     // Copies, state and a folder's objects hold other people's data: nobody else's business. SQLite sets the mode of
     // sidecars itself, from the database's.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    give_memory_back();
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -28,6 +29,18 @@ fn main() -> ExitCode {
             tell(&format!("litesnap: {error:#}"));
             ExitCode::from(error.downcast_ref::<litesnap::error::Error>().map_or(1, litesnap::error::Error::exit_code))
         }
+    }
+}
+
+/// Lets glibc return large buffers to the system when they are freed. Left alone it raises its threshold with the first
+/// of them and keeps the rest: storing 5 GB under a memory limit of 64 MiB took 123 MB instead of 47.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "mallopt takes two numbers and is called before there is a second thread")]
+    unsafe {
+        use nix::libc;
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10);
+        libc::mallopt(libc::M_ARENA_MAX, 4);
     }
 }
 

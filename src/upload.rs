@@ -36,6 +36,8 @@ const PART_MIN: u64 = 8 << 20;
 const PARTS_MAX: u64 = 10_000;
 /// Parts of one object in flight at once, memory and request slots permitting.
 const PARTS_AT_ONCE: usize = 4;
+/// More than [`FrameEncoder::fill`] and the description add beyond what was asked for.
+const OVERSHOOT_MAX: usize = 512 << 10;
 /// New keys tried when a key turns out to hold something else.
 const KEYS_MAX: u32 = 3;
 
@@ -442,7 +444,8 @@ impl Parts {
 
     fn next(&mut self) -> std::io::Result<Bytes> {
         let mut part = std::mem::take(&mut self.rest);
-        part.reserve(self.size.saturating_sub(part.len()));
+        // The encoder overshoots by less than a block: without room for that, the buffer would double.
+        part.reserve_exact((self.size + OVERSHOOT_MAX).saturating_sub(part.len()));
         if let Some(encoder) = &mut self.encoder
             && encoder.fill(&mut part, self.size)?
         {
@@ -451,7 +454,8 @@ impl Parts {
             self.encoder = None;
         }
         if part.len() > self.size {
-            self.rest = part.split_off(self.size);
+            self.rest = part[self.size..].to_vec();
+            part.truncate(self.size);
         }
         Ok(part.into())
     }
