@@ -204,6 +204,6 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Whoever reads our output may have seen enough.
-fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
+pub(crate) fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
