@@ -73,7 +73,9 @@ impl Config {
             return Err(Error::Usage(format!("--memory-limit of {given} bytes is too small: give 32MiB or more")));
         }
         if self.interval.is_zero() {
-            return Err(Error::Usage("--interval of 0 would never rest: give a time between passes, such as 1s".into()));
+            return Err(Error::Usage(
+                "--interval of 0 would never rest: give a time between passes, such as 1s".into(),
+            ));
         }
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();

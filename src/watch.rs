@@ -230,6 +230,7 @@ impl Judging<'_> {
         linked.sort_by(|a, b| (a.file, a.pattern, &a.path).cmp(&(b.file, b.pattern, &b.path)));
         for names in linked.chunk_by(|a, b| a.file == b.file) {
             let first = &names[0];
+            names.iter().for_each(|name| self.matched[name.pattern].store(true, Ordering::Relaxed));
             self.judge(&first.path, &first.stamps, first.pattern);
             if self.watch.first_time(id_of(&first.path, self.watch.db.seed())) {
                 log::warn!(
