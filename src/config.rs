@@ -69,7 +69,13 @@ impl Config {
             return Err(Error::Usage("no pattern given: name what to back up, such as '/data/*/tenants/*.db'".into()));
         }
         if self.memory_limit < MEMORY_LIMIT_MIN {
-            return Err(Error::Usage("--memory-limit is too small: give 32MiB or more".into()));
+            let given = self.memory_limit;
+            return Err(Error::Usage(format!("--memory-limit of {given} bytes is too small: give 32MiB or more")));
+        }
+        if self.interval.is_zero() {
+            return Err(Error::Usage(
+                "--interval of 0 would never rest: give a time between passes, such as 1s".into(),
+            ));
         }
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::detect::{Pace, Why};
 use crate::error::{Failure, Reason};
+use crate::fs::shown;
 use crate::header::JournalMode;
 use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
@@ -67,6 +68,8 @@ pub(crate) struct Cycle {
     changed: AtomicU64,
     untried: AtomicU64,
     lines: AtomicU32,
+    /// Keys that had to be more than a day ahead of the clock.
+    bumped: AtomicU32,
     pace: Pace,
     started: Nanos,
 }
@@ -95,6 +98,7 @@ impl Cycle {
             changed: AtomicU64::new(0),
             untried: AtomicU64::new(0),
             lines: AtomicU32::new(0),
+            bumped: AtomicU32::new(0),
             pace,
             started,
         })
@@ -143,6 +147,10 @@ impl Cycle {
         report.bytes = count(&self.tally.bytes);
         report.failures = std::mem::take(&mut *self.failures.lock());
         report.errors = std::mem::take(&mut *self.errors.lock());
+        let unnamed = self.bumped.load(Ordering::Relaxed).saturating_sub(LINES_MAX);
+        if unnamed > 0 {
+            report.errors.push(format!("{unnamed} more databases have keys ahead of this clock"));
+        }
         if count(&self.tally.unrecorded) > 0 {
             let why = self.tally.error.lock().clone().unwrap_or_default();
             report.errors.push(format!(
@@ -241,15 +249,8 @@ impl Cycle {
 
     fn job(&self, candidate: &Candidate, row: Option<&Row>, snapshot: Snapshot) -> Result<Job, Failure> {
         let engine = &self.engine;
-        let prefix = match &candidate.prefix {
-            Some(prefix) => prefix.clone(),
-            None => engine.watch.render(&candidate.path, None)?,
-        };
-        if !layout::fits(&engine.store.prefix, &prefix) {
-            let what =
-                format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
-            return Err(Failure::new(Reason::KeyTooLong, what));
-        }
+        let prefix = engine.watch.prefix_of(candidate)?;
+        check_key(&engine.store.prefix, &prefix)?;
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
         let description = describe(engine, &candidate.path, &snapshot, key_time);
         let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
@@ -281,13 +282,14 @@ impl Cycle {
 
     /// The time in the key: that of the read, but always above the last one of this database.
     fn key_time(&self, path: &Path, now_ms: i64, last_ms: Option<i64>) -> Result<Timestamp, Failure> {
-        let (time, bump_ms) = next_timestamp(now_ms, last_ms).ok_or_else(|| {
-            Failure::new(Reason::CopyFailed, "its last key is of the year 9999: no later one is left")
-        })?;
-        if bump_ms > BUMP_ALARM_MS {
+        // A last key that cannot be, as damage leaves it, must not keep a database from being stored.
+        let next = next_timestamp(now_ms, last_ms).or_else(|| next_timestamp(now_ms, None));
+        let (time, bump_ms) =
+            next.ok_or_else(|| Failure::new(Reason::CopyFailed, "this clock is past the year 9999: no key is left"))?;
+        if bump_ms > BUMP_ALARM_MS && self.bumped.fetch_add(1, Ordering::Relaxed) < LINES_MAX {
             self.error(format!(
                 "db={} its last snapshot was stored under a time {} days ahead of this clock; keys stay above it: check the clock",
-                path.display(),
+                shown(path),
                 bump_ms / BUMP_ALARM_MS
             ));
         }
@@ -384,9 +386,9 @@ impl Cycle {
     fn report_failure(&self, path: &Path, failure: Failure, is_new: bool) {
         let worth_a_line = is_new && failure.reason.is_failure() && !failure.reason.concerns_store();
         if worth_a_line && self.may_log() {
-            log::error!("db={} {failure}", path.display());
+            log::error!("db={} {failure}", shown(path));
         } else {
-            log::debug!("db={} {failure}", path.display());
+            log::debug!("db={} {failure}", shown(path));
         }
         self.failures.lock().add(path, failure);
     }
@@ -394,7 +396,7 @@ impl Cycle {
     fn tell_recovery(&self, id: u64, path: &Path) {
         let failures = self.engine.watch.table.get(id).map_or(0, |slot| slot.failures);
         if failures > 0 && self.may_log() {
-            log::info!("db={} recovered after {failures} failures", path.display());
+            log::info!("db={} recovered after {failures} failures", shown(path));
         }
     }
 
@@ -410,7 +412,6 @@ impl Cycle {
     }
 
     fn error(&self, what: String) {
-        log::error!("{what}");
         self.errors.lock().push(what);
     }
 
@@ -430,9 +431,7 @@ impl Cycle {
         for id in unseen {
             match self.engine.watch.db.row(id) {
                 Ok(Some(row)) if self.is_hidden(&row.path, scan) => hidden += 1,
-                Ok(Some(row)) if self.engine.watch.config.patterns.iter().any(|p| p.captures(&row.path).is_some()) => {
-                    gone.push(id)
-                }
+                Ok(Some(row)) if self.engine.watch.is_wanted(&row.path) => gone.push(id),
                 Ok(_) => table.remove(id),
                 Err(e) => return self.sweep_failed(&e),
             }
@@ -492,6 +491,15 @@ fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<
         stamps,
         stamped_at: row.stamped_at,
     })
+}
+
+/// Refuses a key prefix that leaves no store room for the rest of the key.
+pub(crate) fn check_key(store_prefix: &str, prefix: &str) -> Result<(), Failure> {
+    if layout::fits(store_prefix, prefix) {
+        return Ok(());
+    }
+    let what = format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
+    Err(Failure::new(Reason::KeyTooLong, what))
 }
 
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {

@@ -160,7 +160,10 @@ pub struct Pace {
 pub fn schedule(verdict: Verdict, stored_s: u32, now_s: u32, id: u64, pace: Pace) -> Action {
     match verdict {
         Verdict::Unknown(_) => Action::Snapshot,
-        Verdict::Changed(_) if stored_s != 0 && now_s.saturating_sub(stored_s) < pace.cooldown_s => Action::Hold,
+        // Of a time in the future nothing can be concluded: a clock set back must not hold a change for as long.
+        Verdict::Changed(_) if stored_s != 0 && now_s.checked_sub(stored_s).is_some_and(|s| s < pace.cooldown_s) => {
+            Action::Hold
+        }
         Verdict::Changed(_) => Action::Snapshot,
         Verdict::Unchanged if refresh_is_due(stored_s, now_s, id, pace.refresh_s) => Action::Refresh,
         Verdict::Unchanged => Action::Skip,
@@ -175,7 +178,7 @@ fn refresh_is_due(stored_s: u32, now_s: u32, id: u64, refresh_s: u32) -> bool {
     }
     let (period, stored, now) = (u64::from(refresh_s), u64::from(stored_s), u64::from(now_s));
     let phase = id % period;
-    (now + phase) / period > (stored + phase) / period
+    (now + phase) / period != (stored + phase) / period
 }
 
 #[cfg(test)]

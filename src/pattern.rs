@@ -233,6 +233,13 @@ impl Excludes {
         self.names.is_empty() && self.paths.is_empty()
     }
 
+    /// Whether the file at the absolute path `path`, or a folder on the way to it below `root`, is excluded.
+    #[must_use]
+    pub fn cover(&self, path: &Path, root: &Path) -> bool {
+        let below = path.ancestors().take_while(|p| *p != root);
+        !self.is_empty() && below.into_iter().any(|p| self.is_excluded(p, p.file_name().unwrap_or_default().as_bytes()))
+    }
+
     /// Whether the entry at the absolute path `path`, whose last segment is `name`, is itself excluded.
     /// Says nothing about the folders above it.
     #[must_use]

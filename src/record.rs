@@ -174,7 +174,7 @@ impl Worker {
         match self.record(&batch) {
             Ok(()) => batch.iter().for_each(count),
             Err(why) => {
-                log::error!("what was stored could not be recorded and will be stored again: {why}");
+                log::debug!("what was stored could not be recorded and will be stored again: {why}");
                 for fact in &batch {
                     fact.tally.unrecorded.fetch_add(1, Ordering::Relaxed);
                     fact.tally.error.lock().get_or_insert_with(|| why.clone());

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::detect::{Action, Fingerprint, Pace, RACY_SLACK, Verdict, Why, detect, is_clock_suspect, schedule};
 use crate::error::{Failure, Reason};
-use crate::fs::peculiar_file_system;
+use crate::fs::{peculiar_file_system, shown};
 use crate::layout::TEMPLATE_DEFAULT;
 use crate::scan::{Found, OwnFiles, ScanReport, Scanner};
 use crate::stamps::Stamps;
@@ -120,6 +120,11 @@ impl Watch {
             .map_err(|e| Failure::new(Reason::KeyClash, format!("its key cannot be made: {e}")))
     }
 
+    /// The key prefix of a database taken up.
+    pub(crate) fn prefix_of(&self, candidate: &Candidate) -> Result<String, Failure> {
+        candidate.prefix.clone().map_or_else(|| self.render(&candidate.path, None), Ok)
+    }
+
     /// The key prefix, unless the path alone tells it.
     fn prefix(&self, path: &Path, pattern: usize) -> Result<Option<String>, Failure> {
         if self.config.template.as_str() == TEMPLATE_DEFAULT {
@@ -156,6 +161,12 @@ impl Watch {
         let mut wave = scan.settle_places();
         wave.report = report;
         wave
+    }
+
+    /// Whether the patterns would find a database at `path`.
+    pub(crate) fn is_wanted(&self, path: &Path) -> bool {
+        let Config { patterns, excludes, .. } = &self.config;
+        patterns.iter().any(|p| p.captures(path).is_some() && !excludes.cover(path, p.root()))
     }
 
     /// Whether this is the first warning about `id`.
@@ -219,11 +230,12 @@ impl Judging<'_> {
         linked.sort_by(|a, b| (a.file, a.pattern, &a.path).cmp(&(b.file, b.pattern, &b.path)));
         for names in linked.chunk_by(|a, b| a.file == b.file) {
             let first = &names[0];
+            names.iter().for_each(|name| self.matched[name.pattern].store(true, Ordering::Relaxed));
             self.judge(&first.path, &first.stamps, first.pattern);
             if self.watch.first_time(id_of(&first.path, self.watch.db.seed())) {
                 log::warn!(
                     "db={} is one file with {} names; a -wal or -journal beside another name is not seen",
-                    first.path.display(),
+                    shown(&first.path),
                     first.names
                 );
             }
@@ -253,7 +265,7 @@ impl Judging<'_> {
         }
         let newest = stamps.newest();
         if is_clock_suspect(newest, self.started) && watch.first_time(id) {
-            log::warn!("db={} has a time in the future: its clock or ours is wrong", path.display());
+            log::warn!("db={} has a time in the future: its clock or ours is wrong", shown(path));
         }
         let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
         let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started, watch.slack);
@@ -357,7 +369,7 @@ impl Clash {
 
     fn failure(&self, candidate: &Candidate) -> Failure {
         let other = self.paths.iter().find(|(id, _)| *id != candidate.id);
-        let other = other.map_or_else(|| "another database".into(), |(_, path)| path.display().to_string());
+        let other = other.map_or_else(|| "another database".into(), |(_, path)| shown(path).to_string());
         let key = candidate.prefix.as_deref().unwrap_or_default();
         let what = format!("its key {key} is also that of {other}: a --key-template with more names tells them apart");
         Failure::new(Reason::KeyClash, what)

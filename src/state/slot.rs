@@ -193,7 +193,7 @@ impl Table {
 fn insert(shard: &mut Vec<Slot>, at: usize, slot: Slot) {
     if shard.len() == shard.capacity() {
         // Doubling would let a million databases hold twice the memory promised.
-        shard.reserve_exact(shard.len() / 8 + 8);
+        shard.reserve_exact(shard.len() / 8 + 1);
     }
     shard.insert(at, slot);
 }

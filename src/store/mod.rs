@@ -160,6 +160,8 @@ pub struct Described {
     pub identity: String,
     /// What every key begins with.
     pub prefix: String,
+    /// The folder, if it is one.
+    pub folder: Option<PathBuf>,
 }
 
 /// Not derived: object_store's own output holds client options, proxies and their passwords among them.
@@ -224,7 +226,8 @@ impl Store {
             Address::Memory { prefix } => prefix.clone(),
             Address::Folder(_) => String::new(),
         };
-        Ok(Described { name: address.name(), identity: address.identity(), prefix })
+        let folder = if let Address::Folder(root) = &address { Some(root.clone()) } else { None };
+        Ok(Described { name: address.name(), identity: address.identity(), prefix, folder })
     }
 
     /// What makes it this store and no other, for state to compare: scheme, endpoint, account, bucket, prefix. No secrets.

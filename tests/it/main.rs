@@ -6,5 +6,7 @@
 mod place; // support: a folder to test in and the real binary
 mod s3_server; // support: an S3 server in the test process, with faults
 
+mod cmdline; // the command line: bad input, flags, dry run, output
+mod keys; // which key a database gets, clashes, changed templates
 mod replicate; // the main path through the command line
 mod store; // stores by themselves: conformance, faults, secrets
