@@ -352,7 +352,7 @@ impl Cycle {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
         let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
-        let racy = crate::detect::is_racy(candidate.stamps.newest(), self.started, self.engine.watch.slack);
+        let racy = crate::detect::is_racy(&candidate.stamps, self.started, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
             slot.fingerprint = fingerprint;
             slot.flags =
@@ -485,7 +485,7 @@ fn hiding(scan: &ScanReport) -> String {
 fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<Change> {
     let row = row?;
     let stamps = row.stamps.filter(|stamps| *stamps == candidate.stamps)?;
-    let trusted = !crate::detect::is_racy(stamps.newest(), row.stamped_at, slack) && row.error.is_none();
+    let trusted = !crate::detect::is_racy(&stamps, row.stamped_at, slack) && row.error.is_none();
     let stored = row.key_ms.is_some() && row.prefix == candidate.prefix;
     (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some()).then_some(Change::Same {
         id: candidate.id,

@@ -201,7 +201,7 @@ impl Worker {
         let place = place_of(fact.prefix.as_deref(), seed);
         let confirmed = |slot: &mut Slot, stamps, stamped_at| {
             slot.fingerprint = Fingerprint::of(stamps, place, seed);
-            let racy = is_racy(stamps.newest(), stamped_at, self.slack);
+            let racy = is_racy(stamps, stamped_at, self.slack);
             slot.flags = slot.flags.with(Flags::RACY, racy).with(Flags::UNKNOWN, false);
         };
         match &fact.change {

@@ -251,12 +251,11 @@ impl Judging<'_> {
         if seen.slot.flags.has(Flags::TAKEN) {
             return;
         }
-        let newest = stamps.newest();
-        if is_clock_suspect(newest, self.started) && watch.first_time(id) {
+        if is_clock_suspect(stamps, self.started) && watch.first_time(id) {
             log::warn!("db={} has a time in the future: its clock or ours is wrong", path.display());
         }
         let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
-        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started, watch.slack);
+        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, stamps, self.started, watch.slack);
         let by_magic = watch.config.patterns[pattern].magic_only();
         let candidate = |why| Candidate { id, path: path.into(), prefix, why, stamps: *stamps, by_magic };
         self.act(&seen.slot, verdict, candidate);
