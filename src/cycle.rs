@@ -339,15 +339,15 @@ impl Cycle {
         let settled = failure.reason.is_settled();
         let stamps = settled.then_some((candidate.stamps, self.started));
         let never_stored = row.is_none_or(|r| r.key_ms.is_none());
-        if settled && candidate.by_magic && never_stored {
+        if settled && candidate.by_magic && never_stored && !crate::snapshot::has_magic(&candidate.path) {
             return self.ignore(candidate);
         }
         let fact = self.failed(candidate.id, &candidate.path, failure, stamps);
         self.facts.record_blocking(fact);
     }
 
-    /// A file below a folder pattern that is no database: remembered in memory only, and not looked into again until
-    /// its stamps move.
+    /// A file below a folder pattern without an SQLite header is no database: remembered in memory only, and not looked
+    /// into again until its stamps move.
     fn ignore(&self, candidate: &Candidate) {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
@@ -355,8 +355,8 @@ impl Cycle {
         let racy = crate::detect::is_racy(&candidate.stamps, self.started, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
             slot.fingerprint = fingerprint;
-            slot.flags =
-                slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy).with(Flags::NOT_A_DATABASE, true);
+            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy);
+            slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true).with(Flags::IGNORED, true);
         });
     }
 

@@ -227,7 +227,8 @@ impl Worker {
 
 fn end_of_failure(slot: &mut Slot) {
     slot.failures = 0;
-    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false).with(Flags::NOT_A_DATABASE, false);
+    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false);
+    slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, false).with(Flags::IGNORED, false);
 }
 
 fn count(fact: &Fact) {

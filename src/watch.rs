@@ -289,7 +289,7 @@ impl Judging<'_> {
 
     /// A file that matched and is known to be no database is named in each cycle, without being opened.
     fn still_no_database(&self, slot: &Slot, file: &Candidate) {
-        if file.by_magic && slot.stored_s == 0 {
+        if slot.flags.has(Flags::IGNORED) {
             return;
         }
         let row = self.watch.db.row(slot.id).ok().flatten();
