@@ -341,24 +341,24 @@ impl Cycle {
         let settled = failure.reason.is_settled();
         let stamps = settled.then_some((candidate.stamps, self.started));
         let never_stored = row.is_none_or(|r| r.key_ms.is_none());
-        if settled && candidate.by_magic && never_stored {
+        if settled && candidate.by_magic && never_stored && !crate::snapshot::has_magic(&candidate.path) {
             return self.ignore(candidate);
         }
         let fact = self.failed(candidate.id, &candidate.path, failure, stamps);
         self.facts.record_blocking(fact);
     }
 
-    /// A file below a folder pattern that is no database: remembered in memory only, and not looked into again until
-    /// its stamps move.
+    /// A file below a folder pattern without an SQLite header is no database: remembered in memory only, and not looked
+    /// into again until its stamps move.
     fn ignore(&self, candidate: &Candidate) {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
         let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
-        let racy = crate::detect::is_racy(candidate.stamps.newest(), self.started, self.engine.watch.slack);
+        let racy = crate::detect::is_racy(&candidate.stamps, self.started, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
             slot.fingerprint = fingerprint;
-            slot.flags =
-                slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy).with(Flags::NOT_A_DATABASE, true);
+            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy);
+            slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true).with(Flags::IGNORED, true);
         });
     }
 
@@ -484,7 +484,7 @@ fn hiding(scan: &ScanReport) -> String {
 fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<Change> {
     let row = row?;
     let stamps = row.stamps.filter(|stamps| *stamps == candidate.stamps)?;
-    let trusted = !crate::detect::is_racy(stamps.newest(), row.stamped_at, slack) && row.error.is_none();
+    let trusted = !crate::detect::is_racy(&stamps, row.stamped_at, slack) && row.error.is_none();
     let stored = row.key_ms.is_some() && row.prefix == candidate.prefix;
     (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some()).then_some(Change::Same {
         id: candidate.id,

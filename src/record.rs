@@ -201,7 +201,7 @@ impl Worker {
         let place = place_of(fact.prefix.as_deref(), seed);
         let confirmed = |slot: &mut Slot, stamps, stamped_at| {
             slot.fingerprint = Fingerprint::of(stamps, place, seed);
-            let racy = is_racy(stamps.newest(), stamped_at, self.slack);
+            let racy = is_racy(stamps, stamped_at, self.slack);
             slot.flags = slot.flags.with(Flags::RACY, racy).with(Flags::UNKNOWN, false);
         };
         match &fact.change {
@@ -227,7 +227,8 @@ impl Worker {
 
 fn end_of_failure(slot: &mut Slot) {
     slot.failures = 0;
-    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false).with(Flags::NOT_A_DATABASE, false);
+    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false);
+    slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, false).with(Flags::IGNORED, false);
 }
 
 fn count(fact: &Fact) {

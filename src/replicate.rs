@@ -431,7 +431,7 @@ fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
             let settled =
                 row.error.as_deref().and_then(crate::error::Failure::parse).is_some_and(|f| f.reason.is_settled());
             slot.flags = Flags::NONE
-                .with(Flags::RACY, crate::detect::is_racy(stamps.newest(), row.stamped_at, slack))
+                .with(Flags::RACY, crate::detect::is_racy(&stamps, row.stamped_at, slack))
                 .with(Flags::NOT_A_DATABASE, settled)
                 .with(Flags::FAILED, row.error.is_some() && !settled);
         }

@@ -263,12 +263,17 @@ impl Judging<'_> {
         if seen.slot.flags.has(Flags::TAKEN) {
             return;
         }
+<<<<<<< HEAD
         let newest = stamps.newest();
         if is_clock_suspect(newest, self.started) && watch.first_time(id) {
             log::warn!("db={} has a time in the future: its clock or ours is wrong", shown(path));
+=======
+        if is_clock_suspect(stamps, self.started) && watch.first_time(id) {
+            log::warn!("db={} has a time in the future: its clock or ours is wrong", path.display());
+>>>>>>> t-reading
         }
         let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
-        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started, watch.slack);
+        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, stamps, self.started, watch.slack);
         let by_magic = watch.config.patterns[pattern].magic_only();
         let candidate = |why| Candidate { id, path: path.into(), prefix, why, stamps: *stamps, by_magic };
         self.act(&seen.slot, verdict, candidate);
@@ -302,7 +307,7 @@ impl Judging<'_> {
 
     /// A file that matched and is known to be no database is named in each cycle, without being opened.
     fn still_no_database(&self, slot: &Slot, file: &Candidate) {
-        if file.by_magic && slot.stored_s == 0 {
+        if slot.flags.has(Flags::IGNORED) {
             return;
         }
         let row = self.watch.db.row(slot.id).ok().flatten();

@@ -284,6 +284,12 @@ fn read_header(file: &mut File, len: u64) -> Result<Header, Failure> {
     Ok(header)
 }
 
+/// Whether the file begins as an SQLite database does; false if it cannot be read. Not while it is open in SQLite.
+pub(crate) fn has_magic(main: &Path) -> bool {
+    let mut first = [0; header::MAGIC.len()];
+    File::open(main).and_then(|mut file| file.read_exact(&mut first)).is_ok_and(|()| header::has_magic(&first))
+}
+
 /// Reading version 2 alone is what makes SQLite open the `-wal`.
 fn is_wal(header: &Header) -> bool {
     header.read_version == 2

@@ -1,6 +1,7 @@
 //! Temporary copies of large databases: named as ours, counted before they are made, gone when dropped.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,9 +32,10 @@ impl TempSpace {
     /// Uses `dir`, which only the holder of the state's lock touches, and removes what a crash left there.
     pub(super) fn recover(dir: &Path) -> io::Result<Arc<Self>> {
         for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
-            if path.to_str().is_some_and(|p| p.contains(".copy")) {
-                std::fs::remove_file(&path)?;
+            let entry = entry?;
+            // By its own name: the directory above may be called anything.
+            if entry.file_name().as_bytes().windows(5).any(|part| part == b".copy") {
+                std::fs::remove_file(entry.path())?;
             }
         }
         Ok(Arc::new(Self { dir: dir.to_path_buf(), promised: AtomicU64::new(0), made: AtomicU64::new(0) }))

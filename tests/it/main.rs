@@ -3,10 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "tests rename and wait as they need")]
 #![allow(dead_code, reason = "support that not every topic uses")]
 
+mod foreign; // support: other people's SQLite, in processes of its own, and a folder seen from outside
+mod library; // support: cycles of the library under a clock that stands still
 mod place; // support: a folder to test in and the real binary
 mod s3_server; // support: an S3 server in the test process, with faults
 
 mod cmdline; // the command line: bad input, flags, dry run, output
 mod keys; // which key a database gets, clashes, changed templates
+mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
+mod no_trace; // reading changes nothing about a database, and what it may not do
+mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
 mod replicate; // the main path through the command line
 mod store; // stores by themselves: conformance, faults, secrets

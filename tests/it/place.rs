@@ -40,6 +40,21 @@ impl Ran {
         found.unwrap_or_else(|| panic!("no {name}= in {self:?}"))
     }
 
+    /// `reason: detail` of the database at `path`, if the summary names it.
+    pub(crate) fn failure_of(&self, path: &Path) -> Option<&str> {
+        let head = format!("{}: ", path.display());
+        self.out.lines().find_map(|line| line.strip_prefix(&head))
+    }
+
+    /// Fails unless the summary says that `path` could not be protected for `reason`; returns the detail.
+    #[track_caller]
+    pub(crate) fn expect_failure(&self, path: &Path, reason: &str) -> &str {
+        let failure = self.failure_of(path).unwrap_or_else(|| panic!("{} is not named in {self:#?}", path.display()));
+        let (word, detail) = failure.split_once(": ").unwrap();
+        assert_eq!(word, reason, "{failure}");
+        detail
+    }
+
     #[track_caller]
     pub(crate) fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
@@ -155,8 +170,10 @@ impl Place {
     /// The objects of the database `data/NAME`, oldest first.
     pub(crate) fn objects_of(&self, name: &str) -> Vec<Object> {
         let path = self.data().join(name);
-        let prefix = format!("{}/", path.strip_prefix("/").unwrap().display());
-        self.objects().into_iter().filter(|o| o.key.starts_with(&prefix)).collect()
+        let mut objects = Vec::new();
+        collect(&self.store(), &self.store().join(path.strip_prefix("/").unwrap()), &mut objects);
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        objects
     }
 
     /// Writes `image` to a file of its own and opens it.
@@ -215,6 +232,9 @@ fn collect(root: &Path, dir: &Path, objects: &mut Vec<Object>) {
             collect(root, &path, objects);
         } else {
             let key = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            if key.contains('#') {
+                continue; // still being written
+            }
             objects.push(Object { key, bytes: fs::read(&path).unwrap() });
         }
     }
