@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -67,6 +67,10 @@ pub(crate) struct Cycle {
     uploads_ok: AtomicU64,
     changed: AtomicU64,
     untried: AtomicU64,
+    /// Of the changed ones, those that came to an end of whatever kind.
+    settled: AtomicU64,
+    /// Slots are marked as taken up.
+    took_up: AtomicBool,
     lines: AtomicU32,
     /// Keys that had to be more than a day ahead of the clock.
     bumped: AtomicU32,
@@ -97,6 +101,8 @@ impl Cycle {
             uploads_ok: AtomicU64::new(0),
             changed: AtomicU64::new(0),
             untried: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            took_up: AtomicBool::new(false),
             lines: AtomicU32::new(0),
             bumped: AtomicU32::new(0),
             pace,
@@ -117,6 +123,7 @@ impl Cycle {
                 self.note_scan(&mut wave, report, *scan_no);
             }
             report.held = wave.held;
+            self.took_up.fetch_or(!wave.candidates.is_empty() || !wave.clashing.is_empty(), Ordering::Relaxed);
             for (candidate, failure) in wave.clashing {
                 self.refuse(&candidate, failure);
             }
@@ -127,7 +134,7 @@ impl Cycle {
             }
             further = true;
         }
-        if self.changed.load(Ordering::Relaxed) > 0 {
+        if self.took_up.load(Ordering::Relaxed) {
             engine.watch.table.each(|slot| slot.flags = slot.flags.with(Flags::TAKEN, false));
         }
         self.observer.finished();
@@ -157,6 +164,10 @@ impl Cycle {
                 "{} could not be recorded and will be stored again: {why}",
                 count(&self.tally.unrecorded)
             ));
+        }
+        let lost = report.changed.saturating_sub(count(&self.settled) + report.untried);
+        if lost > 0 {
+            report.errors.push(format!("{lost} databases were lost sight of, a defect of litesnap; please report it"));
         }
         let gave_up = self.store_is_down();
         let all_refused = count(&self.uploads_ok) == 0;
@@ -201,7 +212,15 @@ impl Cycle {
         let ended = move |job, outcome| Arc::clone(&cycle).ended(job, outcome);
         let uploading = engine.runtime.spawn(Arc::clone(&engine.uploader).run(inbox, ended));
         engine.watch.pool.install(|| {
-            candidates.into_par_iter().for_each_with(jobs, |jobs, candidate| self.protect(&candidate, jobs));
+            candidates.into_par_iter().for_each_with(jobs, |jobs, candidate| {
+                // A defect that one database brings to light must not stop the others.
+                let protect = std::panic::AssertUnwindSafe(|| self.protect(&candidate, jobs));
+                if std::panic::catch_unwind(protect).is_err() {
+                    let failure =
+                        Failure::new(Reason::CopyFailed, "a defect of litesnap came to light; please report it");
+                    self.failed_to_read(&candidate, None, failure);
+                }
+            });
         });
         engine.runtime.block_on(uploading).expect("the uploads of a cycle do not panic");
     }
@@ -222,7 +241,7 @@ impl Cycle {
         if let Some(same) = back_again(candidate, row.as_ref(), self.engine.watch.slack) {
             return self.record_same(candidate, same);
         }
-        let snapshot = match self.engine.reader.take(&candidate.path) {
+        let snapshot = match self.engine.reader.take(candidate.read_path.as_deref().unwrap_or(&candidate.path)) {
             Ok(snapshot) => snapshot,
             Err(_) if self.engine.watch.control.is_stopped() => {
                 self.untried.fetch_add(1, Ordering::Relaxed);
@@ -230,9 +249,10 @@ impl Cycle {
             }
             Err(failure) => return self.failed_to_read(candidate, row.as_ref(), failure),
         };
-        if !candidate.is_refresh() && is_stored(candidate, row.as_ref(), &snapshot) {
+        if !candidate.refresh && is_stored(candidate, row.as_ref(), &snapshot) {
             let (stamps, stamped_at) = (snapshot.stamps, snapshot.stamped_at);
-            return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at });
+            let stored_s = row.map_or(0, |row| row.stored_s);
+            return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at, stored_s });
         }
         match self.job(candidate, row.as_ref(), snapshot) {
             Ok(job) => jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone"),
@@ -241,6 +261,7 @@ impl Cycle {
     }
 
     fn record_same(&self, candidate: &Candidate, change: Change) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
         self.tell_recovery(candidate.id, &candidate.path);
         self.observer.done(0);
         let fact = Fact { change, prefix: candidate.prefix.clone(), bytes: 0, tally: Arc::clone(&self.tally) };
@@ -252,7 +273,8 @@ impl Cycle {
         let prefix = engine.watch.prefix_of(candidate)?;
         check_key(&engine.store.prefix, &prefix)?;
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
-        let description = describe(engine, &candidate.path, &snapshot, key_time);
+        let taken_at = Timestamp::from_ms(snapshot.stamped_at / MILLISECOND).unwrap_or(key_time);
+        let description = describe(engine, &candidate.path, &snapshot, taken_at);
         let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
         let mut description = description;
         let body = match image {
@@ -263,7 +285,11 @@ impl Cycle {
                 permit.shrink_to(description.frame_size + 4096);
                 Body::Frame(frame.bytes.into())
             }
-            Image::File(copy) => Body::Copy(copy),
+            Image::File(copy) => {
+                // It waits on disk: its parts take memory of their own.
+                permit.shrink_to(0);
+                Body::Copy(copy)
+            }
         };
         Ok(Job {
             id: candidate.id,
@@ -300,6 +326,7 @@ impl Cycle {
         match outcome {
             Outcome::Stored(bytes) => {
                 self.uploads_ok.fetch_add(1, Ordering::Relaxed);
+                self.settled.fetch_add(1, Ordering::Relaxed);
                 self.tell_recovery(job.id, &job.path);
                 self.observer.done(bytes);
                 let stored_s = u32::try_from(self.engine.watch.clock.now() / SECOND).unwrap_or(u32::MAX);
@@ -322,7 +349,7 @@ impl Cycle {
                 } else {
                     self.uploads_ok.fetch_add(1, Ordering::Relaxed);
                 }
-                let fact = self.failed(job.id, &job.path, failure, None);
+                let fact = self.failed(job.id, &job.path, job.row_prefix, failure, None);
                 self.facts.record(fact).await;
             }
             Outcome::Untried => {
@@ -333,37 +360,53 @@ impl Cycle {
 
     fn refuse(&self, candidate: &Candidate, failure: Failure) {
         self.changed.fetch_add(1, Ordering::Relaxed);
-        let fact = self.failed(candidate.id, &candidate.path, failure, None);
+        let fact = self.failed(candidate.id, &candidate.path, candidate.prefix.clone(), failure, None);
         self.facts.record_blocking(fact);
     }
 
     fn failed_to_read(&self, candidate: &Candidate, row: Option<&Row>, failure: Failure) {
         let settled = failure.reason.is_settled();
-        let stamps = settled.then_some((candidate.stamps, self.started));
+        let stamps = settled.then_some((candidate.stamps, candidate.stamped_at));
         let never_stored = row.is_none_or(|r| r.key_ms.is_none());
         if settled && candidate.by_magic && never_stored && !crate::snapshot::has_magic(&candidate.path) {
-            return self.ignore(candidate);
+            return self.ignore(candidate, row.is_some());
         }
-        let fact = self.failed(candidate.id, &candidate.path, failure, stamps);
+        let fact = self.failed(candidate.id, &candidate.path, candidate.prefix.clone(), failure, stamps);
         self.facts.record_blocking(fact);
     }
 
     /// A file below a folder pattern without an SQLite header is no database: remembered in memory only, and not looked
     /// into again until its stamps move.
-    fn ignore(&self, candidate: &Candidate) {
+    fn ignore(&self, candidate: &Candidate, has_row: bool) {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
         let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
-        let racy = crate::detect::is_racy(&candidate.stamps, self.started, self.engine.watch.slack);
+        let racy = crate::detect::is_racy(&candidate.stamps, candidate.stamped_at, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
             slot.fingerprint = fingerprint;
-            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy);
+            slot.failures = 0;
+            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::FAILED, false).with(Flags::RACY, racy);
             slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true).with(Flags::IGNORED, true);
         });
+        if has_row {
+            self.record(Change::Forgotten { id: candidate.id });
+        }
     }
 
-    fn failed(&self, id: u64, path: &Path, failure: Failure, stamps: Option<(Stamps, Nanos)>) -> Fact {
+    fn record(&self, change: Change) {
+        self.facts.record_blocking(Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) });
+    }
+
+    fn failed(
+        &self,
+        id: u64,
+        path: &Path,
+        prefix: Option<String>,
+        failure: Failure,
+        stamps: Option<(Stamps, Nanos)>,
+    ) -> Fact {
         self.observer.done(0);
+        self.settled.fetch_add(1, Ordering::Relaxed);
         let mut before = 0;
         self.engine.watch.table.update(id, |slot| {
             before = slot.failures;
@@ -374,12 +417,13 @@ impl Cycle {
         let change = Change::Failed {
             id,
             path: path.to_path_buf(),
+            prefix: prefix.clone(),
             stamps,
             error: failure.to_string(),
             at_s: self.engine.watch.clock.now() / SECOND,
         };
         self.report_failure(path, failure, before == 0);
-        Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) }
+        Fact { change, prefix, bytes: 0, tally: Arc::clone(&self.tally) }
     }
 
     /// Counts and names a failure; logs it if it is new.
@@ -421,21 +465,30 @@ impl Cycle {
         let table = &self.engine.watch.table;
         let (mut unseen, mut known) = (Vec::new(), 0);
         table.each(|slot| {
-            known += 1;
+            // Files that are no databases, and databases never stored, say nothing about a fleet that disappears.
+            known += u64::from(slot.stored_s != 0);
             if slot.scan != scan_no || slot.flags.has(Flags::MISSING) {
                 slot.flags = slot.flags.with(Flags::MISSING, true);
                 unseen.push(slot.id);
             }
         });
+        let same_patterns = self.engine.same_patterns.load(Ordering::Relaxed);
         let (mut gone, mut hidden) = (Vec::new(), 0_u64);
         for id in unseen {
             match self.engine.watch.db.row(id) {
                 Ok(Some(row)) if self.is_hidden(&row.path, scan) => hidden += 1,
-                Ok(Some(row)) if self.engine.watch.is_wanted(&row.path) => gone.push(id),
+                Ok(Some(row)) if row.key_ms.is_none() => {
+                    table.remove(id);
+                    self.record(Change::Forgotten { id });
+                }
+                // Under the patterns under which it was seen it is not seen: reached through a link, its own path may
+                // match none of them.
+                Ok(Some(row)) if same_patterns || self.engine.watch.is_wanted(&row.path) => gone.push(id),
                 Ok(_) => table.remove(id),
                 Err(e) => return self.sweep_failed(&e),
             }
         }
+        self.engine.same_patterns.store(true, Ordering::Relaxed);
         if hidden > 0 {
             self.error(format!("{hidden} known databases could not be seen: {}", hiding(scan)));
         }
@@ -448,9 +501,9 @@ impl Cycle {
     }
 
     fn is_hidden(&self, path: &Path, scan: &ScanReport) -> bool {
-        scan.missing_roots.iter().any(|root| path.starts_with(root))
+        scan.errors_dropped > 0
+            || scan.missing_roots.iter().any(|root| path.starts_with(root))
             || scan.errors.iter().any(|e| path.starts_with(&e.path))
-            || scan.errors_dropped > 0
     }
 
     /// A volume that is not mounted looks like a fleet deleted: accepted only below a limit, or when told.
@@ -465,8 +518,7 @@ impl Cycle {
         }
         let at_s = self.engine.watch.clock.now() / SECOND;
         for id in gone {
-            let change = Change::Gone { id, at_s };
-            self.facts.record_blocking(Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) });
+            self.record(Change::Gone { id, at_s });
         }
         n
     }
@@ -490,6 +542,7 @@ fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<
         id: candidate.id,
         stamps,
         stamped_at: row.stamped_at,
+        stored_s: row.stored_s,
     })
 }
 

@@ -99,10 +99,10 @@ impl Why {
     }
 }
 
-/// Tells whether a database changed since it was `last` confirmed. `now` is the fingerprint of `stamps`, which were just
-/// taken, `scan_start` when this scan began, `slack` how long a stamp stays racy.
+/// Tells whether a database changed since it was `last` confirmed. `now` is the fingerprint of `stamps`, which were
+/// taken at `taken_at`, `slack` is how long a stamp stays racy.
 #[must_use]
-pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, stamps: &Stamps, scan_start: Nanos, slack: Nanos) -> Verdict {
+pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, stamps: &Stamps, taken_at: Nanos, slack: Nanos) -> Verdict {
     let Some(last) = last else { return Verdict::Unknown(Why::New) };
     if last.failed {
         return Verdict::Changed(Why::Retry);
@@ -113,7 +113,7 @@ pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, stamps: &Stamps, scan_
     if last.fingerprint.sidecars != now.sidecars {
         return Verdict::Changed(Why::Sidecars);
     }
-    if last.racy || is_racy(stamps, scan_start, slack) {
+    if last.racy || is_racy(stamps, taken_at, slack) {
         return Verdict::Changed(Why::Racy);
     }
     Verdict::Unchanged
@@ -124,17 +124,17 @@ pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, stamps: &Stamps, scan_
 /// itself, for one in the future says nothing about the others.
 #[must_use]
 pub fn is_racy(stamps: &Stamps, taken_at: Nanos, slack: Nanos) -> bool {
-    stamps.times().any(|time| time > taken_at.saturating_sub(slack) && !is_future(time, taken_at))
+    stamps.times().any(|time| time > taken_at.saturating_sub(slack) && !is_future(time, taken_at, slack))
 }
 
 /// Whether a time in `stamps` lies so far in the future that a clock must be wrong.
 #[must_use]
-pub fn is_clock_suspect(stamps: &Stamps, taken_at: Nanos) -> bool {
-    stamps.times().any(|time| is_future(time, taken_at))
+pub fn is_clock_suspect(stamps: &Stamps, taken_at: Nanos, slack: Nanos) -> bool {
+    stamps.times().any(|time| is_future(time, taken_at, slack))
 }
 
-fn is_future(time: Nanos, taken_at: Nanos) -> bool {
-    time > taken_at.saturating_add(RACY_SLACK)
+fn is_future(time: Nanos, taken_at: Nanos, slack: Nanos) -> bool {
+    time > taken_at.saturating_add(slack)
 }
 
 /// What to do with a database in this cycle.
@@ -160,17 +160,16 @@ pub struct Pace {
 }
 
 /// Turns a verdict into an action. `stored_s` is when the database was last stored (seconds since the epoch, 0 for
-/// never), `now_s` the time now, `id` a value that differs from database to database and spreads refreshes evenly.
+/// never), `now_s` the time now, `id` a value that differs from database to database and spreads refreshes evenly. A
+/// database stored in the future, by a clock that was ahead, waits for nothing.
 #[must_use]
 pub fn schedule(verdict: Verdict, stored_s: u32, now_s: u32, id: u64, pace: Pace) -> Action {
+    let since = now_s.checked_sub(stored_s).filter(|_| stored_s != 0);
+    let refresh = refresh_is_due(stored_s, now_s, id, pace.refresh_s);
     match verdict {
-        Verdict::Unknown(_) => Action::Snapshot,
-        // Of a time in the future nothing can be concluded: a clock set back must not hold a change for as long.
-        Verdict::Changed(_) if stored_s != 0 && now_s.checked_sub(stored_s).is_some_and(|s| s < pace.cooldown_s) => {
-            Action::Hold
-        }
-        Verdict::Changed(_) => Action::Snapshot,
-        Verdict::Unchanged if refresh_is_due(stored_s, now_s, id, pace.refresh_s) => Action::Refresh,
+        Verdict::Changed(_) if since.is_some_and(|since| since < pace.cooldown_s) => Action::Hold,
+        _ if refresh => Action::Refresh,
+        Verdict::Changed(_) | Verdict::Unknown(_) => Action::Snapshot,
         Verdict::Unchanged => Action::Skip,
     }
 }
@@ -183,7 +182,7 @@ fn refresh_is_due(stored_s: u32, now_s: u32, id: u64, refresh_s: u32) -> bool {
     }
     let (period, stored, now) = (u64::from(refresh_s), u64::from(stored_s), u64::from(now_s));
     let phase = id % period;
-    (now + phase) / period != (stored + phase) / period
+    now < stored || (now + phase) / period != (stored + phase) / period
 }
 
 #[cfg(test)]

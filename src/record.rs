@@ -210,8 +210,9 @@ impl Worker {
                 slot.stored_s = *stored_s;
                 end_of_failure(slot);
             }),
-            Change::Same { id, stamps, stamped_at } => self.table.update(*id, |slot| {
+            Change::Same { id, stamps, stamped_at, stored_s } => self.table.update(*id, |slot| {
                 confirmed(slot, stamps, *stamped_at);
+                slot.stored_s = *stored_s;
                 end_of_failure(slot);
             }),
             Change::Failed { id, stamps: Some((stamps, at)), .. } => self.table.update(*id, |slot| {
@@ -219,7 +220,7 @@ impl Worker {
                 end_of_failure(slot);
                 slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true);
             }),
-            Change::Failed { .. } => {}
+            Change::Failed { .. } | Change::Forgotten { .. } => {}
             Change::Gone { id, .. } => self.table.remove(*id),
         }
     }
@@ -241,7 +242,7 @@ fn count(fact: &Fact) {
         Change::Same { .. } => {
             tally.unchanged_content.fetch_add(1, Ordering::Relaxed);
         }
-        Change::Failed { .. } | Change::Gone { .. } => {}
+        Change::Failed { .. } | Change::Forgotten { .. } | Change::Gone { .. } => {}
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
@@ -35,6 +36,8 @@ pub(crate) struct Engine {
     pub(crate) reader: Reader,
     pub(crate) uploader: Arc<Uploader>,
     pub(crate) runtime: tokio::runtime::Runtime,
+    /// The patterns are those under which everything known was seen.
+    pub(crate) same_patterns: AtomicBool,
 }
 
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
@@ -92,6 +95,8 @@ impl Replicator {
         let table = load(&db, slack(&config))?;
         let folder = if let Kind::Folder { root } = &store.kind { Some(root.as_path()) } else { None };
         let own = own_files(&config, folder)?;
+        let patterns: Vec<String> = config.patterns.iter().map(|p| p.text().to_owned()).collect();
+        let same_patterns = AtomicBool::new(db.remember_patterns(&patterns.join("\n"))?);
         let budget = Budget::new(config.memory_limit);
         let reader = Reader::open(&work_dir(&path), Arc::clone(&budget), Arc::clone(&clock), Arc::clone(&control))
             .map_err(|e| unusable_state(&config.state_dir, e))?;
@@ -114,7 +119,7 @@ impl Replicator {
         )?;
         let warned_unmatched = vec![false; config.patterns.len()];
         let watch = Watch::new(config, own, table, db, clock, control, pool);
-        let engine = Arc::new(Engine { watch, store, reader, uploader, runtime });
+        let engine = Arc::new(Engine { watch, store, reader, uploader, runtime, same_patterns });
         Ok(Self {
             recorder,
             engine,

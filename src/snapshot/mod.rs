@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -109,8 +109,7 @@ impl Reader {
                 main.display()
             );
         }
-        // A copy, its serialised form and its compressed form are in memory together; all cores must fit in.
-        let memory_max = (budget.total() / 16).min(8 << 20);
+        let memory_max = (budget.total() / 8).min(8 << 20);
         Ok(Self {
             temp,
             intents,
@@ -146,9 +145,11 @@ impl Reader {
         let header = self.probe(main, &stat)?;
         let wal = stamps.wal.map_or(0, |w| w.size);
         let estimate = stat.size.saturating_add(wal);
-        let permit = self.budget.take(if estimate <= self.memory_max { 3 * estimate + (256 << 10) } else { 8 << 20 });
+        // A copy in memory, its serialised form and its compressed form are there together. A large database takes as
+        // much: its -wal may be what is large, and then it is copied in memory all the same.
+        let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
         let copied = self.read(main, is_wal(&header))?;
-        let content_hash = hash(&copied, &stat)?;
+        let content_hash = hash(&copied, &stat, self.control.stop_flag())?;
         Ok(Snapshot {
             image: copied.image,
             page_size: copied.page_size,
@@ -295,12 +296,12 @@ fn is_wal(header: &Header) -> bool {
     header.read_version == 2
 }
 
-fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure> {
+fn hash(copied: &sqlite::Copied, stat: &FileStat, stop: &AtomicBool) -> Result<ContentHash, Failure> {
     let mut hasher = ContentHasher::new(copied.page_size, copied.page_count);
     match &copied.image {
         Image::Memory(bytes) => hasher.update(bytes),
         Image::File(copy) => {
-            let read = hash_file(copy.path(), &mut hasher);
+            let read = hash_file(copy.path(), &mut hasher, stop);
             read.map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {e}")))?;
         }
     }
@@ -309,11 +310,12 @@ fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure
         .map_err(|e| Failure::new(Reason::CopyFailed, format!("its copy is not whole: {e}")))
 }
 
-fn hash_file(path: &Path, hasher: &mut ContentHasher) -> io::Result<()> {
+fn hash_file(path: &Path, hasher: &mut ContentHasher, stop: &AtomicBool) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file.read(&mut chunk)? {
+            _ if stop.load(Ordering::Relaxed) => return Err(io::Error::other("interrupted")),
             0 => return Ok(()),
             n => hasher.update(&chunk[..n]),
         }

@@ -173,17 +173,28 @@ fn failure(main: &Path, wal_mode: bool, error: &rusqlite::Error) -> Failure {
         (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed, _) => {
             Failure::new(Reason::Busy, format!("locked by its application ({text})"))
         }
-        (ErrorCode::CannotOpen | ErrorCode::ReadOnly, _) if wal_mode => cannot_open_wal(main),
+        (ErrorCode::CannotOpen | ErrorCode::ReadOnly, _) if wal_mode && may_not_use_sidecars(main) => {
+            cannot_open_wal(main)
+        }
         (ErrorCode::CannotOpen, _) => Failure::new(Reason::Unreadable, format!("SQLite cannot open it: {text}")),
         (ErrorCode::NotADatabase, _) => {
             Failure::new(Reason::Opaque, "its pages are not what its header says: encrypted, or damaged")
         }
         (ErrorCode::DatabaseCorrupt, _) => Failure::new(Reason::Corrupt, format!("SQLite says: {text}")),
         (ErrorCode::SystemIoFailure, _) => Failure::new(Reason::Unreadable, format!("SQLite says: {text}")),
-        (ErrorCode::DiskFull, _) => Failure::new(Reason::NoSpace, ""),
+        (ErrorCode::DiskFull, _) => Failure::new(Reason::NoSpace, "SQLite found no room to copy it"),
         (ErrorCode::PermissionDenied, _) => Failure::new(Reason::Unreadable, text),
         _ => Failure::new(Reason::CopyFailed, format!("SQLite says: {text}")),
     }
+}
+
+/// Whether reading in WAL mode fails for want of permission.
+fn may_not_use_sidecars(main: &Path) -> bool {
+    use nix::unistd::{AccessFlags, eaccess};
+    let dir = main.parent().is_some_and(|dir| eaccess(dir, AccessFlags::W_OK).is_err());
+    let refused =
+        |suffix| eaccess(&crate::stamps::sidecar(main, suffix), AccessFlags::R_OK) == Err(nix::errno::Errno::EACCES);
+    dir || refused("-wal") || refused("-shm")
 }
 
 /// What to grant, for a WAL-mode database whose `-shm` cannot be made or opened.

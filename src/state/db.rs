@@ -133,6 +133,8 @@ pub enum Change {
         stamps: Stamps,
         /// When they were taken.
         stamped_at: Nanos,
+        /// When its content was stored, as the row has it.
+        stored_s: u32,
     },
     /// The attempt failed. `stamps` are kept only where the same stamps would fail the same way (no database).
     Failed {
@@ -140,12 +142,19 @@ pub enum Change {
         id: u64,
         /// Absolute path of the main file.
         path: PathBuf,
+        /// Key prefix, unless the path tells it.
+        prefix: Option<String>,
         /// Stamps that need no second look.
         stamps: Option<(Stamps, Nanos)>,
         /// Word, colon, detail.
         error: String,
         /// When.
         at_s: i64,
+    },
+    /// Nothing was ever stored of it, and nothing more is to be remembered.
+    Forgotten {
+        /// Hash of the path.
+        id: u64,
     },
     /// Gone from its host.
     Gone {
@@ -291,6 +300,23 @@ impl StateDb {
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Remembers the patterns in use; tells whether they are the same as before.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the file cannot be written.
+    pub fn remember_patterns(&self, patterns: &str) -> Result<bool> {
+        let conn = self.writer.lock();
+        let run = || -> rusqlite::Result<bool> {
+            let of = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+            let before = conn.query_row("SELECT value FROM meta WHERE name = 'patterns'", [], of).optional()?;
+            if before.as_deref() != Some(patterns) {
+                conn.execute("INSERT OR REPLACE INTO meta VALUES('patterns', ?1)", [patterns])?;
+            }
+            Ok(before.as_deref() == Some(patterns))
+        };
+        run().map_err(|e| state_error(&self.path, "cannot note the patterns in it", e))
     }
 
     /// Where it lies.
@@ -446,17 +472,21 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
             ])?;
             set_stamps(tx, *id, stamps, *stamped_at)
         }
-        Change::Same { id, stamps, stamped_at } => set_stamps(tx, *id, stamps, *stamped_at),
-        Change::Failed { id, path, stamps, error, at_s } => {
+        Change::Same { id, stamps, stamped_at, .. } => set_stamps(tx, *id, stamps, *stamped_at),
+        Change::Failed { id, path, prefix, stamps, error, at_s } => {
             if let Some((stamps, stamped_at)) = stamps {
-                insert_bare(tx, *id, path)?;
+                insert_bare(tx, *id, path, prefix.as_deref())?;
                 set_stamps(tx, *id, stamps, *stamped_at)?;
             }
             tx.prepare_cached(
                 "INSERT INTO databases(id, path, failed_s, error) VALUES(?1,?2,?3,?4)
-                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4",
+                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4, gone_s=NULL",
             )?
             .execute(params![id.cast_signed(), path_value(path), at_s, error])?;
+            Ok(())
+        }
+        Change::Forgotten { id } => {
+            tx.prepare_cached("DELETE FROM databases WHERE id=?1 AND key_ms IS NULL")?.execute([id.cast_signed()])?;
             Ok(())
         }
         Change::Gone { id, at_s } => {
@@ -467,9 +497,9 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
     }
 }
 
-fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path) -> rusqlite::Result<()> {
-    tx.prepare_cached("INSERT INTO databases(id, path) VALUES(?1,?2) ON CONFLICT(id) DO NOTHING")?
-        .execute(params![id.cast_signed(), path_value(path)])?;
+fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path, prefix: Option<&str>) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT INTO databases(id, path, prefix) VALUES(?1,?2,?3) ON CONFLICT(id) DO NOTHING")?
+        .execute(params![id.cast_signed(), path_value(path), prefix])?;
     Ok(())
 }
 

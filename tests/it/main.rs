@@ -9,8 +9,8 @@ mod place; // support: a folder to test in and the real binary
 mod s3_server; // support: an S3 server in the test process, with faults
 
 mod cmdline; // the command line: bad input, flags, dry run, output
-mod keys; // which key a database gets, clashes, changed templates
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
+mod keys; // which key a database gets, clashes, changed templates
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
 mod replicate; // the main path through the command line
