@@ -250,7 +250,7 @@ impl Cycle {
     fn job(&self, candidate: &Candidate, row: Option<&Row>, snapshot: Snapshot) -> Result<Job, Failure> {
         let engine = &self.engine;
         let prefix = engine.watch.prefix_of(candidate)?;
-        check_key(&engine.store.prefix, &prefix)?;
+        check_key(&engine.store.prefix, &prefix, engine.store.kind.name_len_max())?;
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
         let description = describe(engine, &candidate.path, &snapshot, key_time);
         let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
@@ -493,13 +493,17 @@ fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<
     })
 }
 
-/// Refuses a key prefix that leaves no store room for the rest of the key.
-pub(crate) fn check_key(store_prefix: &str, prefix: &str) -> Result<(), Failure> {
-    if layout::fits(store_prefix, prefix) {
+/// Refuses a key prefix that leaves no store room for the rest of the key, or has a segment of more than
+/// `name_len_max` bytes.
+pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -> Result<(), Failure> {
+    let what = if !layout::fits(store_prefix, prefix) {
+        format!("its key would be longer than {} bytes", layout::KEY_LEN_MAX)
+    } else if prefix.split('/').any(|segment| segment.len() > name_len_max) {
+        format!("a name in its key would be longer than the {name_len_max} bytes of a file's name")
+    } else {
         return Ok(());
-    }
-    let what = format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
-    Err(Failure::new(Reason::KeyTooLong, what))
+    };
+    Err(Failure::new(Reason::KeyTooLong, what + "; a shorter --key-template helps"))
 }
 
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {

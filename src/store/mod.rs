@@ -133,6 +133,17 @@ pub enum Kind {
     Memory,
 }
 
+/// Longest name of a file on nearly all file systems, in bytes.
+const FILE_NAME_LEN_MAX: usize = 255;
+
+impl Kind {
+    /// Most bytes of one segment of a key.
+    #[must_use]
+    pub fn name_len_max(&self) -> usize {
+        if matches!(self, Self::Folder { .. }) { FILE_NAME_LEN_MAX } else { usize::MAX }
+    }
+}
+
 /// A store, ready. Cheap to clone; clones share connections and counts.
 #[derive(Clone)]
 pub struct Store {
@@ -162,6 +173,14 @@ pub struct Described {
     pub prefix: String,
     /// The folder, if it is one.
     pub folder: Option<PathBuf>,
+}
+
+impl Described {
+    /// As [`Kind::name_len_max`].
+    #[must_use]
+    pub fn name_len_max(&self) -> usize {
+        if self.folder.is_some() { FILE_NAME_LEN_MAX } else { usize::MAX }
+    }
 }
 
 /// Not derived: object_store's own output holds client options, proxies and their passwords among them.

@@ -9,4 +9,5 @@ mod s3_server; // support: an S3 server in the test process, with faults
 mod cmdline; // the command line: bad input, flags, dry run, output
 mod keys; // which key a database gets, clashes, changed templates
 mod replicate; // the main path through the command line
+mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
