@@ -25,7 +25,7 @@ use crate::report::{CycleReport, Failures};
 use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
-use crate::state::{Change, Flags, Row};
+use crate::state::{Change, Flags, Row, id_of};
 use crate::timestamp::{Timestamp, next_timestamp};
 use crate::upload::{Body, Job, Outcome};
 use crate::watch::{Candidate, Wave};
@@ -146,6 +146,7 @@ impl Cycle {
         report.unchanged_content = count(&self.tally.unchanged_content);
         report.bytes = count(&self.tally.bytes);
         report.failures = std::mem::take(&mut *self.failures.lock());
+        report.failures.sort();
         report.errors = std::mem::take(&mut *self.errors.lock());
         let unnamed = self.bumped.load(Ordering::Relaxed).saturating_sub(LINES_MAX);
         if unnamed > 0 {
@@ -177,7 +178,8 @@ impl Cycle {
     fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {
         for error in &wave.report.errors {
             let failure = crate::snapshot::io_failure("look at it", &error.source);
-            self.report_failure(&error.path, failure, true);
+            let is_new = self.engine.watch.first_time(id_of(&error.path, self.engine.watch.db.seed()));
+            self.report_failure(&error.path, failure, is_new);
         }
         for (path, failure) in std::mem::take(&mut wave.failures) {
             self.report_failure(&path, failure, false);

@@ -195,7 +195,7 @@ impl Store {
     /// network nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Usage`] for what cannot be meant, [`Error::Io`] for a folder that cannot be made or opened.
+    /// [`Error::Usage`] for what cannot be meant, [`Error::Store`] for a folder that cannot be made or opened.
     pub fn open(options: &StoreOptions, env: &Env) -> Result<Self> {
         let address = address::resolve(options, env)?;
         let requests = Arc::new(Requests::default());
@@ -303,7 +303,11 @@ impl Store {
 }
 
 fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(Address, Arc<dyn ObjectStore>, Kind)> {
-    let failed = |attempt| move |source| Error::Io { attempt, path: root.to_owned(), source };
+    let shown = root.display().to_string();
+    let failed = |attempt| {
+        let what = format!("cannot {attempt} {shown}");
+        move |e: io::Error| Error::Store { what: format!("{what}: {e}; --store names another, such as /backups") }
+    };
     local::make_private(root, true).map_err(failed("create the folder"))?;
     // The canonical path, so that the identity does not depend on the way through symlinks.
     let root = root.canonicalize().map_err(failed("open the folder"))?;

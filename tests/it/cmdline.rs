@@ -296,6 +296,55 @@ fn the_loop_warns_once_and_picks_up_a_database_made_later() {
     assert!(!ran.err.contains("litesnap::"), "module names are noise: {}", ran.err);
 }
 
+/// What stays as it is makes no line each cycle.
+#[test]
+fn the_loop_says_once_what_does_not_change() {
+    let place = Place::new();
+    fs::write(place.db("bad.db"), "certainly no database").unwrap();
+    fs::write(place.db("empty.db"), "").unwrap();
+    place.make("good.db", "delete", 1);
+    let running = place.start_loop("50ms", &[]);
+    // Longer than stamps are racy, in which time each cycle looks again.
+    assert!(!eventually(Duration::from_millis(3500), || !alive(running.pid())));
+    let ran = running.stop().expect_code(0);
+    assert_eq!(ran.err.matches("bad.db not-a-database: no SQLite header").count(), 1, "{}", ran.err);
+    assert!(!ran.err.contains("empty.db"), "{}", ran.err);
+    let cycles = ran.err.matches(" cycle=").count();
+    assert!((1..60).contains(&cycles), "{cycles} lines: {}", ran.err);
+    let last = ran.err.lines().rev().find(|line| line.contains(" cycle=")).unwrap();
+    assert!(!last.contains("changed=0"), "{last}");
+}
+
+/// A folder that cannot be listed is named, once in a loop, and all that can be seen is stored.
+#[test]
+fn an_unreadable_folder_is_named_once_and_the_others_proceed() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.make("x/a.db", "delete", 1);
+    place.make("b.db", "delete", 1);
+    fs::set_permissions(place.data().join("x"), fs::Permissions::from_mode(0o000)).unwrap();
+    let args = ["replicate", "data/**/*.db", "--store", "own/store", "--state-dir", "own/state"];
+    let Some(mut command) = place.unprivileged(&args) else { return };
+    let dry: Ran = place.unprivileged(&[&args[..], &["--dry-run"]].concat()).unwrap().output().unwrap().into();
+    assert!(dry.code == Some(1) && dry.out.contains("data/x: unreadable: "), "{dry:#?}");
+    let running = Running::start({
+        command.args(["--interval", "20ms"]);
+        command
+    });
+    assert!(!eventually(Duration::from_millis(1000), || !alive(running.pid())));
+    let ran = running.stop().expect_code(0);
+    assert_eq!(ran.err.matches("data/x unreadable: ").count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("stored=1"), "{}", ran.err);
+}
+
+#[test]
+fn a_folder_store_that_cannot_be_made_is_exit_3() {
+    let place = Place::new();
+    place.make("a.db", "delete", 1);
+    let ran = place.run(&["replicate", "data/*.db", "--store", "/proc/nope", "--state-dir", "state", "--once"]);
+    expect_line(&ran, 3, &["/proc/nope", "--store", "/backups"]);
+}
+
 /// T26: reached by several patterns, links and names, stored once.
 #[test]
 fn a_database_reached_by_two_patterns_is_stored_once() {
@@ -393,23 +442,19 @@ fn a_reader_that_leaves_early_is_no_panic() {
 }
 
 /// Every entry below `dir` with all that a write would move.
-fn listing(dir: &Path) -> BTreeMap<PathBuf, (u64, u64, u32, i64, i64, i64, i64)> {
+fn listing(dir: &Path) -> BTreeMap<PathBuf, [i128; 7]> {
     let mut all = BTreeMap::new();
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let m = folder.metadata().unwrap();
-        all.insert(folder.clone(), (m.ino(), m.size(), m.mode(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()));
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let m = path.symlink_metadata().unwrap();
-            if m.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            // As root, SQLite sets the owner of the log and the index that it opens, to what it is: only ctime moves.
-            let (ctime, nsec) = if own_log(&path) { (0, 0) } else { (m.ctime(), m.ctime_nsec()) };
-            all.insert(path, (m.ino(), m.size(), m.mode(), m.mtime(), m.mtime_nsec(), ctime, nsec));
+    let mut rest = vec![dir.to_path_buf()];
+    while let Some(path) = rest.pop() {
+        let m = path.symlink_metadata().unwrap();
+        if m.is_dir() {
+            rest.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
+        // As root, SQLite sets the owner of the log and the index that it opens, to what it is: only ctime moves.
+        let (ctime, nsec) = if own_log(&path) { (0, 0) } else { (m.ctime(), m.ctime_nsec()) };
+        let stamps = [m.mtime(), m.mtime_nsec(), ctime, nsec].map(i128::from);
+        let [mtime, mtime_nsec, ctime, nsec] = stamps;
+        all.insert(path, [m.ino().into(), m.size().into(), m.mode().into(), mtime, mtime_nsec, ctime, nsec]);
     }
     all
 }

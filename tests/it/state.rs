@@ -123,10 +123,12 @@ fn the_state_is_an_ordinary_database_readable_while_the_loop_runs() {
     assert!(running.stop().expect_code(0).err.contains("stored=1"));
 }
 
+type Damage = Box<dyn Fn(&Path)>;
+
 /// How a state can be wrong, by name, and what is done to its file.
-fn damages(size: u64) -> Vec<(String, Box<dyn Fn(&Path)>)> {
-    let mut all: Vec<(String, Box<dyn Fn(&Path)>)> = Vec::new();
-    let flip = |at: u64, len: usize| -> Box<dyn Fn(&Path)> {
+fn damages(size: u64) -> Vec<(String, Damage)> {
+    let mut all: Vec<(String, Damage)> = Vec::new();
+    let flip = |at: u64, len: usize| -> Damage {
         Box::new(move |path| {
             let file = fs::File::options().read(true).write(true).open(path).unwrap();
             let mut bytes = vec![0; len];
@@ -196,9 +198,7 @@ fn a_damaged_state_never_leaves_a_database_unstored() {
     let stored = place.path().join("stored");
     fs::rename(place.store(), &stored).unwrap();
     let (mut changed, mut asides) = (1_i64, 0);
-    let all = damages(size);
-    println!("{} damages to {} pages", all.len(), size / 4096);
-    for (name, damage) in all {
+    for (name, damage) in damages(size) {
         for entry in fs::read_dir(place.state()).unwrap().map(|e| e.unwrap().path()).filter(|p| p.is_file()) {
             fs::remove_file(entry).unwrap();
         }
