@@ -25,7 +25,7 @@ use crate::report::{CycleReport, Failures};
 use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
-use crate::state::{Change, Flags, Row};
+use crate::state::{Change, Flags, Row, id_of};
 use crate::timestamp::{Timestamp, next_timestamp};
 use crate::upload::{Body, Job, Outcome};
 use crate::watch::{Candidate, Wave};
@@ -153,6 +153,7 @@ impl Cycle {
         report.unchanged_content = count(&self.tally.unchanged_content);
         report.bytes = count(&self.tally.bytes);
         report.failures = std::mem::take(&mut *self.failures.lock());
+        report.failures.sort();
         report.errors = std::mem::take(&mut *self.errors.lock());
         let unnamed = self.bumped.load(Ordering::Relaxed).saturating_sub(LINES_MAX);
         if unnamed > 0 {
@@ -188,7 +189,8 @@ impl Cycle {
     fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {
         for error in &wave.report.errors {
             let failure = crate::snapshot::io_failure("look at it", &error.source);
-            self.report_failure(&error.path, failure, true);
+            let is_new = self.engine.watch.first_time(id_of(&error.path, self.engine.watch.db.seed()));
+            self.report_failure(&error.path, failure, is_new);
         }
         for (path, failure) in std::mem::take(&mut wave.failures) {
             self.report_failure(&path, failure, false);
@@ -271,7 +273,7 @@ impl Cycle {
     fn job(&self, candidate: &Candidate, row: Option<&Row>, snapshot: Snapshot) -> Result<Job, Failure> {
         let engine = &self.engine;
         let prefix = engine.watch.prefix_of(candidate)?;
-        check_key(&engine.store.prefix, &prefix)?;
+        check_key(&engine.store.prefix, &prefix, engine.store.kind.name_len_max())?;
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
         let taken_at = Timestamp::from_ms(snapshot.stamped_at / MILLISECOND).unwrap_or(key_time);
         let description = describe(engine, &candidate.path, &snapshot, taken_at);
@@ -546,13 +548,17 @@ fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<
     })
 }
 
-/// Refuses a key prefix that leaves no store room for the rest of the key.
-pub(crate) fn check_key(store_prefix: &str, prefix: &str) -> Result<(), Failure> {
-    if layout::fits(store_prefix, prefix) {
+/// Refuses a key prefix that leaves no store room for the rest of the key, or has a segment of more than
+/// `name_len_max` bytes.
+pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -> Result<(), Failure> {
+    let what = if !layout::fits(store_prefix, prefix) {
+        format!("its key would be longer than {} bytes", layout::KEY_LEN_MAX)
+    } else if prefix.split('/').any(|segment| segment.len() > name_len_max) {
+        format!("a name in its key would be longer than the {name_len_max} bytes of a file's name")
+    } else {
         return Ok(());
-    }
-    let what = format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
-    Err(Failure::new(Reason::KeyTooLong, what))
+    };
+    Err(Failure::new(Reason::KeyTooLong, what + "; a shorter --key-template helps"))
 }
 
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {

@@ -217,7 +217,10 @@ impl Worker {
             }),
             Change::Failed { id, stamps: Some((stamps, at)), .. } => self.table.update(*id, |slot| {
                 confirmed(slot, stamps, *at);
+                // The count goes on: a file that stays what it is is not news.
+                let failures = slot.failures;
                 end_of_failure(slot);
+                slot.failures = failures;
                 slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true);
             }),
             Change::Failed { .. } | Change::Forgotten { .. } => {}

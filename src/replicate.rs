@@ -19,7 +19,7 @@ use crate::report::CycleReport;
 use crate::scan::OwnFiles;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
-use crate::store::{Env, Kind, Store};
+use crate::store::{Described, Env, Kind, Store};
 use crate::upload::Uploader;
 use crate::watch::{Watch, slack};
 
@@ -279,8 +279,11 @@ pub struct Planned {
 pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl FnMut(Planned)) -> Result<CycleReport> {
     config.check()?;
     let address = Store::describe(&config.store, env)?;
-    let identity =
-        Identity { store: address.identity, template: config.template.as_str().to_owned(), host: config.host.clone() };
+    let identity = Identity {
+        store: address.identity.clone(),
+        template: config.template.as_str().to_owned(),
+        host: config.host.clone(),
+    };
     let path = state_path(&config.state_dir, &identity.store);
     let db = StateDb::open_for_reading(&path, &identity)?;
     let own = own_files(&config, address.folder.as_deref())?;
@@ -303,7 +306,7 @@ pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl 
         wave.candidates.sort_by(|a, b| a.path.cmp(&b.path));
         for candidate in wave.candidates {
             let path = candidate.path.to_path_buf();
-            match key_of(&watch, &address.prefix, &candidate, now_ms) {
+            match key_of(&watch, &address, &candidate, now_ms) {
                 Ok(key) => tell(Planned { path, key: Ok(key), why: why(&candidate) }),
                 Err(failure) => {
                     refused.push((path, failure));
@@ -349,17 +352,17 @@ fn why(candidate: &crate::watch::Candidate) -> &'static str {
 
 fn key_of(
     watch: &Watch,
-    store_prefix: &str,
+    address: &Described,
     candidate: &crate::watch::Candidate,
     now_ms: i64,
 ) -> std::result::Result<String, Failure> {
     let prefix = watch.prefix_of(candidate)?;
-    crate::cycle::check_key(store_prefix, &prefix)?;
+    crate::cycle::check_key(&address.prefix, &prefix, address.name_len_max())?;
     let last = watch.db.row(candidate.id).ok().flatten().and_then(|row| row.key_ms);
     let time =
         crate::timestamp::next_timestamp(now_ms, last).or_else(|| crate::timestamp::next_timestamp(now_ms, None));
     let (time, _) = time.ok_or_else(|| Failure::new(Reason::CopyFailed, "this clock is past the year 9999"))?;
-    Ok(crate::layout::below(store_prefix, &crate::layout::snapshot_key(&prefix, time)).into_owned())
+    Ok(crate::layout::below(&address.prefix, &crate::layout::snapshot_key(&prefix, time)).into_owned())
 }
 
 fn identity(config: &Config, store: &Store) -> Identity {

@@ -52,6 +52,11 @@ impl Failures {
         &self.named
     }
 
+    /// Puts the named ones into the order of their paths.
+    pub(crate) fn sort(&mut self) {
+        self.named.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
     /// How many are failures: an empty or vanished file has nothing to lose.
     #[must_use]
     pub fn failed(&self) -> u64 {
@@ -105,10 +110,12 @@ pub struct CycleReport {
 }
 
 impl CycleReport {
-    /// Whether there is anything to tell.
+    /// Whether there is anything to tell. A file that is no database, and was none before, is no event.
     #[must_use]
     pub fn is_eventful(&self) -> bool {
-        self.changed + self.gone + self.untried + self.failures.failed() > 0 || !self.errors.is_empty()
+        let alive = |reason: &Reason| reason.is_failure() && !reason.is_settled();
+        let failing = self.failures.by_reason().keys().any(alive);
+        self.changed + self.gone + self.untried > 0 || failing || !self.errors.is_empty()
     }
 
     /// Databases that could not be protected.

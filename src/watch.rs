@@ -168,7 +168,7 @@ impl Watch {
     }
 
     /// Whether this is the first warning about `id`.
-    fn first_time(&self, id: u64) -> bool {
+    pub(crate) fn first_time(&self, id: u64) -> bool {
         let mut named = self.named.lock();
         named.len() < NAMED_MAX && named.insert(id)
     }

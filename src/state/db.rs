@@ -284,6 +284,13 @@ impl StateDb {
             made.commit()?;
         }
         check(&conn)?;
+        if conn.is_readonly("main")? {
+            let what = "it can be read but not written".to_owned();
+            return Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY),
+                Some(what),
+            ));
+        }
         let seed: i64 = conn.query_row("SELECT value FROM meta WHERE name = 'seed'", [], |r| r.get(0))?;
         let reset = adopt(&mut conn, identity)?;
         let db = Self {
@@ -595,7 +602,10 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         rusqlite::Error::SqliteFailure(e, _) => {
             matches!(e.code, DatabaseCorrupt | NotADatabase | SchemaChanged | TypeMismatch | Unknown)
         }
-        rusqlite::Error::QueryReturnedNoRows
+        // Our own SQL fits our own schema.
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::Utf8Error(..)
         | rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::FromSqlConversionFailure(..) => true,
         _ => false,

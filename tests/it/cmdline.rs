@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -222,25 +222,17 @@ fn alive(pid: i32) -> bool {
 
 #[test]
 fn a_state_directory_that_cannot_be_written_is_named() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: giving up rights needs root");
-        return;
-    }
     let place = Place::new();
     place.make("a.db", "delete", 1);
-    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(place.state()).unwrap();
-    let binary = place.path().join("litesnap");
-    fs::copy(env!("CARGO_BIN_EXE_litesnap"), &binary).unwrap();
-    let run = |state: &str| -> Ran {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary);
-        command.args(["replicate", "data/*.db", "--store", "memory://", "--once", "--state-dir", state]);
-        command.env_clear().current_dir(place.path()).output().unwrap().into()
+    let run = |state: &str| -> Option<Ran> {
+        let args = ["replicate", "data/*.db", "--store", "memory://", "--once", "--state-dir", state];
+        Some(place.unprivileged(&args)?.output().unwrap().into())
     };
     for state in ["state", "new", "data/a.db"] {
         let path = place.path().join(state);
-        expect_line(&run(state), 2, &["state", path.to_str().unwrap(), "--state-dir"]);
+        let Some(ran) = run(state) else { return };
+        expect_line(&ran, 2, &["state", path.to_str().unwrap(), "--state-dir"]);
     }
 }
 
@@ -302,6 +294,55 @@ fn the_loop_warns_once_and_picks_up_a_database_made_later() {
         assert_eq!(ran.err.matches(&format!("nothing matches {pattern}")).count(), 1, "{}", ran.err);
     }
     assert!(!ran.err.contains("litesnap::"), "module names are noise: {}", ran.err);
+}
+
+/// What stays as it is makes no line each cycle.
+#[test]
+fn the_loop_says_once_what_does_not_change() {
+    let place = Place::new();
+    fs::write(place.db("bad.db"), "certainly no database").unwrap();
+    fs::write(place.db("empty.db"), "").unwrap();
+    place.make("good.db", "delete", 1);
+    let running = place.start_loop("50ms", &[]);
+    // Longer than stamps are racy, in which time each cycle looks again.
+    assert!(!eventually(Duration::from_millis(3500), || !alive(running.pid())));
+    let ran = running.stop().expect_code(0);
+    assert_eq!(ran.err.matches("bad.db not-a-database: no SQLite header").count(), 1, "{}", ran.err);
+    assert!(!ran.err.contains("empty.db"), "{}", ran.err);
+    let cycles = ran.err.matches(" cycle=").count();
+    assert!((1..60).contains(&cycles), "{cycles} lines: {}", ran.err);
+    let last = ran.err.lines().rev().find(|line| line.contains(" cycle=")).unwrap();
+    assert!(!last.contains("changed=0"), "{last}");
+}
+
+/// A folder that cannot be listed is named, once in a loop, and all that can be seen is stored.
+#[test]
+fn an_unreadable_folder_is_named_once_and_the_others_proceed() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.make("x/a.db", "delete", 1);
+    place.make("b.db", "delete", 1);
+    fs::set_permissions(place.data().join("x"), fs::Permissions::from_mode(0o000)).unwrap();
+    let args = ["replicate", "data/**/*.db", "--store", "own/store", "--state-dir", "own/state"];
+    let Some(mut command) = place.unprivileged(&args) else { return };
+    let dry: Ran = place.unprivileged(&[&args[..], &["--dry-run"]].concat()).unwrap().output().unwrap().into();
+    assert!(dry.code == Some(1) && dry.out.contains("data/x: unreadable: "), "{dry:#?}");
+    let running = Running::start({
+        command.args(["--interval", "20ms"]);
+        command
+    });
+    assert!(!eventually(Duration::from_millis(1000), || !alive(running.pid())));
+    let ran = running.stop().expect_code(0);
+    assert_eq!(ran.err.matches("data/x unreadable: ").count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("stored=1"), "{}", ran.err);
+}
+
+#[test]
+fn a_folder_store_that_cannot_be_made_is_exit_3() {
+    let place = Place::new();
+    place.make("a.db", "delete", 1);
+    let ran = place.run(&["replicate", "data/*.db", "--store", "/proc/nope", "--state-dir", "state", "--once"]);
+    expect_line(&ran, 3, &["/proc/nope", "--store", "/backups"]);
 }
 
 /// T26: reached by several patterns, links and names, stored once.
@@ -401,23 +442,19 @@ fn a_reader_that_leaves_early_is_no_panic() {
 }
 
 /// Every entry below `dir` with all that a write would move.
-fn listing(dir: &Path) -> BTreeMap<PathBuf, (u64, u64, u32, i64, i64, i64, i64)> {
+fn listing(dir: &Path) -> BTreeMap<PathBuf, [i128; 7]> {
     let mut all = BTreeMap::new();
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let m = folder.metadata().unwrap();
-        all.insert(folder.clone(), (m.ino(), m.size(), m.mode(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()));
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            let m = path.symlink_metadata().unwrap();
-            if m.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            // As root, SQLite sets the owner of the log and the index that it opens, to what it is: only ctime moves.
-            let (ctime, nsec) = if own_log(&path) { (0, 0) } else { (m.ctime(), m.ctime_nsec()) };
-            all.insert(path, (m.ino(), m.size(), m.mode(), m.mtime(), m.mtime_nsec(), ctime, nsec));
+    let mut rest = vec![dir.to_path_buf()];
+    while let Some(path) = rest.pop() {
+        let m = path.symlink_metadata().unwrap();
+        if m.is_dir() {
+            rest.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
+        // As root, SQLite sets the owner of the log and the index that it opens, to what it is: only ctime moves.
+        let (ctime, nsec) = if own_log(&path) { (0, 0) } else { (m.ctime(), m.ctime_nsec()) };
+        let stamps = [m.mtime(), m.mtime_nsec(), ctime, nsec].map(i128::from);
+        let [mtime, mtime_nsec, ctime, nsec] = stamps;
+        all.insert(path, [m.ino().into(), m.size().into(), m.mode().into(), mtime, mtime_nsec, ctime, nsec]);
     }
     all
 }

@@ -14,4 +14,5 @@ mod keys; // which key a database gets, clashes, changed templates
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
 mod replicate; // the main path through the command line
+mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets

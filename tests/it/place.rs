@@ -1,7 +1,8 @@
 //! A place to test in: a temporary folder with data, store and state, and the real binary in a clean environment.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -134,6 +135,25 @@ impl Place {
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command.current_dir(self.path()).args(args).stdin(Stdio::null());
         command
+    }
+
+    /// The same as a user without any rights, who owns the folder `own`; `None`, said aloud, if we are not root.
+    pub(crate) fn unprivileged(&self, args: &[&str]) -> Option<Command> {
+        if !nix::unistd::geteuid().is_root() {
+            // Not eprintln, which the test harness would swallow.
+            std::io::stderr().write_all(b"SKIPPED: giving up rights needs root\n").unwrap();
+            return None;
+        }
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (own, binary) = (self.path().join("own"), self.path().join("litesnap"));
+        fs::create_dir_all(&own).unwrap();
+        std::os::unix::fs::chown(&own, Some(65534), Some(65534)).unwrap();
+        // The one that was built may lie where this user cannot go.
+        fs::copy(env!("CARGO_BIN_EXE_litesnap"), &binary).unwrap();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary).args(args);
+        command.env_clear().current_dir(self.path()).stdin(Stdio::null());
+        Some(command)
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
