@@ -75,7 +75,6 @@ pub(crate) struct Cycle {
     /// Keys that had to be more than a day ahead of the clock.
     bumped: AtomicU32,
     pace: Pace,
-    started: Nanos,
 }
 
 impl Cycle {
@@ -85,7 +84,6 @@ impl Cycle {
         observer: Arc<dyn Observer>,
         ignore_cooldown: bool,
     ) -> Arc<Self> {
-        let started = engine.watch.clock.now();
         let mut pace = engine.watch.config.pace;
         if ignore_cooldown {
             pace.cooldown_s = 0;
@@ -106,7 +104,6 @@ impl Cycle {
             lines: AtomicU32::new(0),
             bumped: AtomicU32::new(0),
             pace,
-            started,
         })
     }
 

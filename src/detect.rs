@@ -271,7 +271,7 @@ mod tests {
                 let mut s = stamps();
                 *field(&mut s) = NOW - age;
                 assert_eq!(is_racy(&s, NOW, RACY_SLACK), racy, "field {n}, age {age}");
-                assert_eq!(is_clock_suspect(&s, NOW), suspect, "field {n}, age {age}");
+                assert_eq!(is_clock_suspect(&s, NOW, RACY_SLACK), suspect, "field {n}, age {age}");
                 // One in the future hides nothing of the others.
                 *fields[(n + 1) % 4](&mut s) = NOW + 3600 * SECOND;
                 assert_eq!(is_racy(&s, NOW, RACY_SLACK), racy, "field {n}, age {age}");

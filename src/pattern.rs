@@ -849,6 +849,8 @@ mod tests {
 
         #[test]
         fn syntax_soup_does_not_panic(pattern in r"[\[\]{}*?!ab\\/.é-]{0,20}", path in "/[ab/.\u{e9}-]{0,20}") {
+            // `Path` passes over `.`, which no walk ever meets.
+            prop_assume!(path.split('/').all(|segment| segment != "."));
             if let Ok(pattern) = Pattern::parse(OsStr::new(&pattern), Path::new("/")) {
                 let whole = pattern.captures(Path::new(&path)).is_some();
                 let rest = Path::new(&path).strip_prefix(pattern.root());

@@ -95,8 +95,9 @@ impl Replicator {
         let table = load(&db, slack(&config))?;
         let folder = if let Kind::Folder { root } = &store.kind { Some(root.as_path()) } else { None };
         let own = own_files(&config, folder)?;
-        let patterns: Vec<String> = config.patterns.iter().map(|p| p.text().to_owned()).collect();
-        let same_patterns = AtomicBool::new(db.remember_patterns(&patterns.join("\n"))?);
+        // Only ever compared: a form that another version writes differently is merely one that changed.
+        let seen_under = format!("{:?} without {:?}", config.patterns, config.excludes);
+        let same_patterns = AtomicBool::new(db.remember_patterns(&seen_under)?);
         let budget = Budget::new(config.memory_limit);
         let reader = Reader::open(&work_dir(&path), Arc::clone(&budget), Arc::clone(&clock), Arc::clone(&control))
             .map_err(|e| unusable_state(&config.state_dir, e))?;
