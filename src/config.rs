@@ -19,6 +19,8 @@ pub const MEMORY_LIMIT_DEFAULT: &str = "256MiB";
 pub const MEMORY_LIMIT_MIN: u64 = 32 << 20;
 /// Longest wait for one answer of the store.
 pub const REQUEST_TIMEOUT_DEFAULT: &str = "60s";
+/// A hundred years: with more, times to come could not be computed.
+const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 /// One in so many of the known databases may be gone in one cycle without anybody asking.
 pub const GONE_SHARE_DIVISOR: u64 = 10;
 /// And this many may be, whatever their share.
@@ -77,6 +79,11 @@ impl Config {
                 "--interval of 0 would never rest: give a time between passes, such as 1s".into(),
             ));
         }
+        if self.store.request_timeout.is_zero() {
+            return Err(Error::Usage(
+                "--request-timeout of 0 leaves no time to answer: give a time such as 60s".into(),
+            ));
+        }
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();
             known.extend(["path", "hostname"]);
@@ -132,8 +139,12 @@ pub fn parse_rate(text: &str) -> std::result::Result<u64, String> {
 /// # Errors
 /// What would be right.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| format!("'{text}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d"))
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| format!("'{text}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d"))?;
+    if duration > DURATION_MAX {
+        return Err(format!("'{text}' is too long: give at most 36500d, such as 30d"));
+    }
+    Ok(duration)
 }
 
 /// Where state lies unless told otherwise: what systemd gives, else what root or a user has.
@@ -172,6 +183,7 @@ mod tests {
         assert_eq!(parse_rate("20MiB/s"), Ok(20 << 20));
         assert!(parse_rate("20MiB").unwrap_err().contains("such as 20MiB/s"));
         assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert!(parse_duration("500000000000y").unwrap_err().contains("at most 36500d"));
         assert!(parse_duration("soon").unwrap_err().contains("such as 30s"));
     }
 

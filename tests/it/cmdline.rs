@@ -44,6 +44,8 @@ fn bad_input_gets_one_line_with_the_offending_part_and_an_example() {
         (with(&["--interval", "soon"]), &["--interval", "'soon'", "such as 30s"]),
         (with(&["--interval", "30"]), &["--interval", "'30'", "such as 30s"]),
         (with(&["--interval", "0s"]), &["--interval", "1s"]),
+        (with(&["--interval", "500000000000y"]), &["--interval", "500000000000y", "36500d"]),
+        (with(&["--request-timeout", "0s"]), &["--request-timeout", "60s"]),
         (with(&["--cooldown", "1 fortnight"]), &["--cooldown", "fortnight", "such as 30s"]),
         (with(&["--refresh", "-1d"]), &["-1"]),
         (with(&["--memory-limit", "64MiBs"]), &["--memory-limit", "'64MiBs'", "such as 256MiB"]),

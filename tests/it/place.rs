@@ -148,8 +148,10 @@ impl Place {
         let (own, binary) = (self.path().join("own"), self.path().join("litesnap"));
         fs::create_dir_all(&own).unwrap();
         std::os::unix::fs::chown(&own, Some(65534), Some(65534)).unwrap();
-        // The one that was built may lie where this user cannot go.
-        fs::copy(env!("CARGO_BIN_EXE_litesnap"), &binary).unwrap();
+        // The one that was built may lie where this user cannot go. A copy written by this process would be "busy" for
+        // as long as a child that another test just started has inherited its descriptor.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_litesnap")).arg(&binary).status().unwrap();
+        assert!(copied.success());
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary).args(args);
         command.env_clear().current_dir(self.path()).stdin(Stdio::null());
