@@ -143,16 +143,6 @@ fn killed_at_any_moment_it_loses_nothing_and_leaves_nothing_behind() {
     println!("{kills} kills, {left} of them in the middle of a read, {busy} busy; {} snapshots", place.objects().len());
 }
 
-/// A WAL-mode database at rest whose copying takes a while.
-fn large(place: &Place, name: &str) -> PathBuf {
-    let path = place.make(name, "wal", 1);
-    let conn = Connection::open(&path).unwrap();
-    conn.execute_batch("PRAGMA synchronous=OFF; INSERT INTO t VALUES(zeroblob(60000000))").unwrap();
-    drop(conn);
-    age(&path);
-    path
-}
-
 /// Starts the binary over `path` and kills it as soon as it has the database open.
 fn kill_in_the_middle(command: Command, path: &Path) {
     let shm = litesnap::stamps::sidecar(path, "-shm");
@@ -170,7 +160,7 @@ fn kill_in_the_middle(command: Command, path: &Path) {
 fn what_a_process_killed_in_the_middle_of_a_read_left_is_removed_at_the_next_start() {
     for state in ["state", "my.copy/state"] {
         let place = Place::new();
-        let path = large(&place, "a.db");
+        let path = place.make_large("a.db");
         let is_root = nix::unistd::geteuid().is_root();
         if is_root {
             chown(&path, Some(1234), Some(5678)).unwrap();
@@ -201,7 +191,7 @@ fn what_a_process_killed_in_the_middle_of_a_read_left_is_removed_at_the_next_sta
 #[test]
 fn what_was_left_and_is_in_use_by_now_stays() {
     let place = Place::new();
-    let path = large(&place, "a.db");
+    let path = place.make_large("a.db");
     kill_in_the_middle(place.replicate("data/*.db", &["--once"]), &path);
     let mut app = Foreign::open(&path, "wal");
     app.exec("INSERT INTO t VALUES(2)");
@@ -216,26 +206,20 @@ fn what_was_left_and_is_in_use_by_now_stays() {
     assert_eq!(n, 4, "no row of the application is lost");
 }
 
-fn temp_copies(place: &Place) -> usize {
-    let work = fs::read_dir(place.state()).into_iter().flatten().map(|e| e.unwrap().path()).find(|p| p.is_dir());
-    let files = work.into_iter().flat_map(|dir| fs::read_dir(dir).unwrap());
-    files.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "copy")).count()
-}
-
 /// T46, T47: a temporary copy of a large database, left by a kill.
 #[test]
 fn temporary_copies_left_by_a_kill_are_removed_at_the_next_start() {
     let place = Place::new();
-    large(&place, "a.db");
+    place.make_large("a.db");
     let running = Loop::start(&place, "10s", &["--limit-upload", "1KiB/s"]);
-    assert!(eventually(Duration::from_secs(20), || temp_copies(&place) == 1));
+    assert!(eventually(Duration::from_secs(20), || place.temp_copies() == 1));
     running.kill();
-    assert_eq!(temp_copies(&place), 1);
+    assert_eq!(place.temp_copies(), 1);
     let ran = place.replicate("data/**/*.db", &["--once", "--exclude", "a.db", "--allow-empty"]).output().unwrap();
     Ran::from(ran).expect_code(0);
-    assert_eq!(temp_copies(&place), 0);
+    assert_eq!(place.temp_copies(), 0);
     assert_eq!(place.once().expect_code(0).count("stored"), 1);
-    assert_eq!(temp_copies(&place), 0);
+    assert_eq!(place.temp_copies(), 0);
 }
 
 /// T10: a first run over many databases does not begin again after a kill, and a restart of an idle fleet is free.

@@ -128,6 +128,23 @@ impl Place {
         path
     }
 
+    /// Makes a WAL-mode database at rest that is copied through a temporary file, which takes a while.
+    pub(crate) fn make_large(&self, name: &str) -> PathBuf {
+        let path = self.make(name, "wal", 1);
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA synchronous=OFF; INSERT INTO t VALUES(zeroblob(60000000))").unwrap();
+        drop(conn);
+        age(&path);
+        path
+    }
+
+    /// How many temporary copies there are.
+    pub(crate) fn temp_copies(&self) -> usize {
+        let work = fs::read_dir(self.state()).into_iter().flatten().map(|e| e.unwrap().path()).find(|p| p.is_dir());
+        let files = work.into_iter().flat_map(|dir| fs::read_dir(dir).unwrap());
+        files.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "copy")).count()
+    }
+
     /// The binary with a clean environment: nothing of the developer's, and no way to the instance metadata.
     pub(crate) fn litesnap(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_litesnap"));

@@ -9,6 +9,7 @@ use litesnap::clock::{Clock, Nanos, SECOND, SystemClock};
 use litesnap::stamps::Stamps;
 use rusqlite::Connection;
 
+use crate::foreign::Foreign;
 use crate::library::{Library, set_mtime};
 use crate::place::{Place, eventually};
 
@@ -190,4 +191,26 @@ fn a_time_in_the_future_is_named_once() {
     let ran = running.stop().expect_code(0);
     assert_eq!(ran.err.matches("time in the future").count(), 1, "{}", ran.err);
     assert_eq!(place.objects_of("a.db").len(), 1);
+}
+
+/// T9: the stamps to remember are those from before the read, or what is committed during it is never stored.
+#[test]
+fn a_commit_while_it_is_copied_is_stored_in_the_next_cycle() {
+    let place = Place::new();
+    let path = place.make_large("a.db");
+    let mut app = Foreign::open(&path, "wal");
+    let mut library = Library::an_hour_later(&place);
+    let first = std::thread::scope(|s| {
+        let cycle = s.spawn(|| library.cycle());
+        assert!(eventually(Duration::from_secs(20), || place.temp_copies() > 0));
+        app.exec("PRAGMA synchronous=OFF; INSERT INTO t VALUES(2)");
+        cycle.join().unwrap()
+    });
+    let count = || -> i64 {
+        let newest = place.objects_of("a.db").pop().unwrap();
+        place.open_image(&newest.image()).query_row("SELECT count(*) FROM t", [], |r| r.get(0)).unwrap()
+    };
+    assert_eq!((first.stored, count()), (1, 2), "the commit came after the copy was begun");
+    assert_eq!((library.cycle().stored, count()), (1, 3));
+    app.close();
 }
