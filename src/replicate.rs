@@ -35,9 +35,29 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<Store>,
     pub(crate) reader: Reader,
     pub(crate) uploader: Arc<Uploader>,
-    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: Runtime,
     /// The patterns are those under which everything known was seen.
     pub(crate) same_patterns: AtomicBool,
+}
+
+/// The asynchronous side. Ending it does not wait for calls that hang in a dead file system.
+#[derive(Debug)]
+pub(crate) struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl std::ops::Deref for Runtime {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
@@ -468,13 +488,14 @@ fn own_files(config: &Config, folder_store: Option<&Path>) -> Result<OwnFiles> {
     Ok(OwnFiles::new(&dirs))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("store")
         .enable_all()
         .build()
+        .map(|runtime| Runtime(Some(runtime)))
         .map_err(|source| Error::Io { attempt: "start the threads that upload", path: PathBuf::new(), source })
 }
 

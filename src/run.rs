@@ -9,7 +9,7 @@ use litesnap::clock::SystemClock;
 use litesnap::config::{Config, default_state_dir, parse_patterns};
 use litesnap::control::Control;
 use litesnap::detect::Pace;
-use litesnap::error::Error;
+use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
 use litesnap::layout::Template;
 use litesnap::pattern::Excludes;
@@ -111,7 +111,10 @@ fn once(
         return Err(Error::Interrupted { signal }.into());
     }
     if let Some(error) = store_error(&report, replicator.store_name()) {
-        return Err(with_hint(error, env));
+        return Err(match (error, hint(&report, env)) {
+            (Error::Store { what }, Some(hint)) => Error::Store { what: format!("{what}; {hint}") }.into(),
+            (error, _) => error.into(),
+        });
     }
     ended(&report)
 }
@@ -143,13 +146,11 @@ fn ended(report: &CycleReport) -> anyhow::Result<u8> {
     Err(Error::Usage(format!("{what}: check it with --dry-run, or give --allow-empty if there may be none")).into())
 }
 
-/// Where credentials may be the cause, how to hand them over.
-fn with_hint(error: Error, env: &[(String, String)]) -> anyhow::Error {
+/// Where credentials may be the cause of the store being down, how to hand them over.
+fn hint(report: &CycleReport, env: &[(String, String)]) -> Option<String> {
+    let refused = report.store_down.as_ref().is_some_and(|f| f.reason == Reason::StoreRefused);
     let home = env.iter().find(|(k, _)| k == "HOME").map(|(_, v)| PathBuf::from(v));
-    match (&error, credentials_hint(env, home.as_deref())) {
-        (Error::Store { what }, Some(hint)) => Error::Store { what: format!("{what}; {hint}") }.into(),
-        _ => error.into(),
-    }
+    refused.then(|| credentials_hint(env, home.as_deref())).flatten()
 }
 
 fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)]) -> anyhow::Result<u8> {
@@ -168,7 +169,7 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
         } else {
             log::debug!("{}", report.line());
         }
-        if let Some(hint) = report.store_down.as_ref().and_then(|_| credentials_hint(env, None)).filter(|_| !hinted) {
+        if let Some(hint) = hint(report, env).filter(|_| !hinted) {
             log::error!("{hint}");
             hinted = true;
         }

@@ -145,10 +145,12 @@ impl Reader {
         let header = self.probe(main, &stat)?;
         let wal = stamps.wal.map_or(0, |w| w.size);
         let estimate = stat.size.saturating_add(wal);
+        let is_large = estimate > self.memory_max;
+        let room = is_large.then(|| self.temp.reserve(estimate, self.control.stop_flag())).transpose()?;
         // A copy in memory, its serialised form and its compressed form are there together. A large database takes as
         // much: its -wal may be what is large, and then it is copied in memory all the same.
         let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
-        let copied = self.read(main, is_wal(&header))?;
+        let copied = self.read(main, room, is_wal(&header))?;
         let content_hash = hash(&copied, &stat, self.control.stop_flag())?;
         Ok(Snapshot {
             image: copied.image,
@@ -214,7 +216,7 @@ impl Reader {
         ))
     }
 
-    fn read(&self, main: &Path, wal_mode: bool) -> Result<sqlite::Copied, Failure> {
+    fn read(&self, main: &Path, room: Option<TempCopy>, wal_mode: bool) -> Result<sqlite::Copied, Failure> {
         let before = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
         let intent = self.intents.note(main, before).map_err(|e| {
             Failure::new(Reason::CopyFailed, format!("cannot note the intent to read it in the state directory: {e}"))
@@ -227,7 +229,7 @@ impl Reader {
             stop: self.control.stop_flag(),
             wal_mode,
         };
-        let copied = sqlite::copy(main, &how);
+        let copied = sqlite::copy(main, room, &how);
         if copied.as_ref().is_err_and(|f| f.reason == Reason::Busy) {
             self.spend(started.elapsed());
         }
