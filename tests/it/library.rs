@@ -22,15 +22,20 @@ use crate::place::Place;
 /// Backs up `data/**/*.db` of a place into its folder store.
 pub(crate) struct Library {
     pub(crate) clock: Arc<FixedClock>,
-    replicator: Replicator,
+    pub(crate) replicator: Replicator,
 }
 
 impl Library {
     /// The clock begins at the system's time.
     pub(crate) fn open(place: &Place) -> Self {
+        Self::watching(place, "data/**/*.db", Pace::default())
+    }
+
+    /// Another pattern, a pace.
+    pub(crate) fn watching(place: &Place, pattern: &str, pace: Pace) -> Self {
         let clock = Arc::new(FixedClock::new(SystemClock.now()));
         let config = Config {
-            patterns: parse_patterns(&["data/**/*.db"], place.path()).unwrap(),
+            patterns: parse_patterns(&[pattern], place.path()).unwrap(),
             excludes: Excludes::default(),
             store: StoreOptions::new(place.store().to_str().unwrap()),
             template: Template::parse(TEMPLATE_DEFAULT).unwrap(),
@@ -39,7 +44,7 @@ impl Library {
             interval: Duration::from_secs(30),
             concurrency: 4,
             memory_limit: MEMORY_LIMIT_MIN,
-            pace: Pace::default(),
+            pace,
             limit_upload: 0,
             max_gone: None,
         };

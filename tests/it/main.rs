@@ -13,6 +13,7 @@ mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod keys; // which key a database gets, clashes, changed templates
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
+mod regress; // one test per defect there was
 mod replicate; // the main path through the command line
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
