@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::detect::Pace;
 use crate::error::{Error, Result};
-use crate::layout::Template;
+use crate::layout::{TEMPLATE_DEFAULT, Template};
 use crate::pattern::{Excludes, Pattern};
 use crate::store::StoreOptions;
 
@@ -62,6 +62,25 @@ pub fn gone_max(known: u64) -> u64 {
 }
 
 impl Config {
+    /// Every default, nothing to back up yet, and no place for the state.
+    #[must_use]
+    pub fn new(store: StoreOptions) -> Self {
+        Self {
+            patterns: Vec::new(),
+            excludes: Excludes::default(),
+            store,
+            template: Template::parse(TEMPLATE_DEFAULT).expect("the default is a template"),
+            host: String::new(),
+            state_dir: PathBuf::new(),
+            interval: parse_duration(INTERVAL_DEFAULT).expect("the default is a duration"),
+            concurrency: CONCURRENCY_DEFAULT,
+            memory_limit: parse_size(MEMORY_LIMIT_DEFAULT).expect("the default is a size"),
+            pace: Pace::default(),
+            limit_upload: 0,
+            max_gone: None,
+        }
+    }
+
     /// Checks what can only be checked together.
     ///
     /// # Errors

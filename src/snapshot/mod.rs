@@ -3,7 +3,7 @@
 //! Order: stamps, then looks that take no lock, then SQLite's own read, then the directory as found. What a crash
 //! leaves (a temporary copy, an empty `-wal` and a `-shm`) is removed at the next start by [`Reader::open`].
 //!
-//! A second way of reading, for databases that nobody is writing, can be put beside [`sqlite`] in [`Reader::read`]:
+//! A second way of reading, for databases that nobody is writing, can be put beside `sqlite` in `Reader::read`:
 //! the content hash is defined so that both agree.
 
 mod locks;
