@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -66,6 +66,8 @@ pub(crate) struct Cycle {
     uploads_ok: AtomicU64,
     changed: AtomicU64,
     untried: AtomicU64,
+    /// A stop came before the scan was over: what it did not reach is not even counted.
+    cut_short: AtomicBool,
     lines: AtomicU32,
     pace: Pace,
     started: Nanos,
@@ -94,6 +96,7 @@ impl Cycle {
             uploads_ok: AtomicU64::new(0),
             changed: AtomicU64::new(0),
             untried: AtomicU64::new(0),
+            cut_short: AtomicBool::new(false),
             lines: AtomicU32::new(0),
             pace,
             started,
@@ -109,6 +112,7 @@ impl Cycle {
         loop {
             *scan_no = scan_no.checked_add(1).unwrap_or(1);
             let mut wave = engine.watch.scan(*scan_no, further, self.pace);
+            self.cut_short.fetch_or(engine.watch.control.is_stopped(), Ordering::Relaxed);
             if !further {
                 self.note_scan(&mut wave, report, *scan_no);
             }
@@ -155,7 +159,20 @@ impl Cycle {
         if gave_up || all_refused {
             report.store_down = self.store_failure.lock().take();
         }
-        report.interrupted = if report.untried > 0 { self.engine.watch.control.stop_signal() } else { None };
+        if report.store_down.is_none() {
+            self.name_withheld();
+        }
+        let unfinished = report.untried > 0 || self.cut_short.load(Ordering::Relaxed);
+        report.interrupted = if unfinished { self.engine.watch.control.stop_signal() } else { None };
+    }
+
+    /// While others are stored, a database that the store would not have is named like any other that failed.
+    fn name_withheld(&self) {
+        for Unprotected { path, failure } in self.withheld.lock().drain(..) {
+            if self.may_log() {
+                log::error!("db={} {failure}", path.display());
+            }
+        }
     }
 
     fn stops(&self) -> bool {
