@@ -31,8 +31,6 @@ use crate::watch::{Candidate, Wave};
 
 /// Jobs between the snapshots and the uploads; their bytes are bounded by the budget.
 const JOBS_MAX: usize = 64;
-/// Failures in a row, all of the store as a whole, after which a cycle tries no further.
-const STORE_DOWN_AFTER: u32 = 8;
 /// Log lines about single databases in one cycle.
 const LINES_MAX: u32 = 20;
 /// A key's time this far ahead of the clock is an alarm.
@@ -180,7 +178,7 @@ impl Cycle {
     }
 
     fn store_is_down(&self) -> bool {
-        self.engine.uploader.refused_in_a_row() >= STORE_DOWN_AFTER
+        self.engine.uploader.is_down()
     }
 
     fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {

@@ -19,7 +19,7 @@ use crate::scan::OwnFiles;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
 use crate::store::{Env, Kind, Store};
-use crate::upload::Uploader;
+use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
 
 /// A repeated complaint is logged at most this often.
@@ -90,12 +90,13 @@ impl Replicator {
         warn_network(&config);
         let table = load(&db, slack(&config))?;
         let own = own_files(&config, &store)?;
-        let budget = Budget::new(config.memory_limit);
-        let reader = Reader::open(&work_dir(&path), Arc::clone(&budget), Arc::clone(&clock), Arc::clone(&control))
+        let for_parts = config.memory_limit / u64::from(PARTS_SHARE_DIVISOR);
+        let for_copies = Budget::new(config.memory_limit - for_parts);
+        let reader = Reader::open(&work_dir(&path), for_copies, Arc::clone(&clock), Arc::clone(&control))
             .map_err(|e| unusable_state(&config.state_dir, e))?;
         let uploader = Uploader::new(
             Arc::clone(&store),
-            budget,
+            Budget::new(for_parts),
             Arc::clone(&control),
             config.concurrency,
             config.limit_upload,
@@ -438,6 +439,10 @@ fn pool() -> Result<rayon::ThreadPool> {
 /// The first lines of `report` that concern the whole run, for a command that ends with it.
 #[must_use]
 pub fn store_error(report: &CycleReport, store: &str) -> Option<Error> {
-    let failure = report.store_down.as_ref()?;
-    Some(Error::Store { what: format!("cannot store anything in {store}: {}", chain(failure)) })
+    let failure = chain(report.store_down.as_ref()?);
+    let what = match report.stored {
+        0 => format!("cannot store anything in {store}: {failure}"),
+        n => format!("stored {n} databases, then gave up on {store}: {failure}"),
+    };
+    Some(Error::Store { what })
 }
