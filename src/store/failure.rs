@@ -52,7 +52,8 @@ fn root_cause(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-const STATUS: &str = "Server returned non-2xx status code: ";
+/// How object_store's text of an answer that is an error begins.
+pub(super) const STATUS: &str = "Server returned non-2xx status code: ";
 
 /// The HTTP status of an error that the store answered with.
 pub(crate) fn answered_status(error: &Error) -> Option<u16> {
