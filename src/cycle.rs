@@ -20,7 +20,7 @@ use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
 use crate::record::{Fact, FactSender, Tally};
 use crate::replicate::Engine;
-use crate::report::{CycleReport, Failures};
+use crate::report::{CycleReport, Failures, Unprotected};
 use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
@@ -59,6 +59,8 @@ pub(crate) struct Cycle {
     pub(crate) tally: Arc<Tally>,
     observer: Arc<dyn Observer>,
     failures: Mutex<Failures>,
+    /// New failures that are the store's, if it turns out to be down, and else those of these databases.
+    withheld: Mutex<Vec<Unprotected>>,
     errors: Mutex<Vec<String>>,
     store_failure: Mutex<Option<Failure>>,
     uploads_ok: AtomicU64,
@@ -89,6 +91,7 @@ impl Cycle {
             tally: Arc::default(),
             observer,
             failures: Mutex::default(),
+            withheld: Mutex::default(),
             errors: Mutex::default(),
             store_failure: Mutex::default(),
             uploads_ok: AtomicU64::new(0),
@@ -118,7 +121,11 @@ impl Cycle {
             for (candidate, failure) in wave.clashing {
                 self.refuse(&candidate, failure);
             }
+            // What failed last time comes last, so that databases that the store will not have keep no other waiting.
+            let failed = |c: &mut Candidate| engine.watch.table.get(c.id).is_some_and(|slot| slot.failures > 0);
+            let again = wave.candidates.extract_if(.., failed).collect();
             self.process(wave.candidates);
+            self.process(again);
             if !wave.more || self.stops() {
                 self.untried.fetch_add(u64::from(wave.more), Ordering::Relaxed);
                 break;
@@ -397,12 +404,18 @@ impl Cycle {
 
     /// Counts and names a failure; logs it if it is new.
     fn report_failure(&self, path: &Path, failure: Failure, is_new: bool) {
-        let worth_a_line = is_new && failure.reason.is_failure() && !failure.reason.concerns_store();
-        if worth_a_line && self.may_log() {
+        let worth_a_line = is_new && failure.reason.is_failure();
+        let mut withheld = self.withheld.lock();
+        if worth_a_line && failure.reason.concerns_store() {
+            if withheld.len() <= LINES_MAX as usize {
+                withheld.push(Unprotected { path: path.to_path_buf(), failure: failure.clone() });
+            }
+        } else if worth_a_line && self.may_log() {
             log::error!("db={} {failure}", path.display());
         } else {
             log::debug!("db={} {failure}", path.display());
         }
+        drop(withheld);
         self.failures.lock().add(path, failure);
     }
 
