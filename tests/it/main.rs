@@ -9,4 +9,5 @@ mod s3_server; // support: an S3 server in the test process, with faults
 
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
 mod replicate; // the main path through the command line
+mod s3; // the real binary against an S3 server that fails, and signals in mid-upload
 mod store; // stores by themselves: conformance, faults, secrets
