@@ -21,7 +21,7 @@ use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
 use crate::record::{Fact, FactSender, Tally};
 use crate::replicate::Engine;
-use crate::report::{CycleReport, Failures};
+use crate::report::{CycleReport, Failures, Unprotected};
 use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
@@ -32,8 +32,6 @@ use crate::watch::{Candidate, Wave};
 
 /// Jobs between the snapshots and the uploads; their bytes are bounded by the budget.
 const JOBS_MAX: usize = 64;
-/// Failures in a row, all of the store as a whole, after which a cycle tries no further.
-const STORE_DOWN_AFTER: u32 = 8;
 /// Log lines about single databases in one cycle.
 const LINES_MAX: u32 = 20;
 /// A key's time this far ahead of the clock is an alarm.
@@ -62,6 +60,8 @@ pub(crate) struct Cycle {
     pub(crate) tally: Arc<Tally>,
     observer: Arc<dyn Observer>,
     failures: Mutex<Failures>,
+    /// New failures that are the store's, if it turns out to be down, and else those of these databases.
+    withheld: Mutex<Vec<Unprotected>>,
     errors: Mutex<Vec<String>>,
     store_failure: Mutex<Option<Failure>>,
     uploads_ok: AtomicU64,
@@ -71,6 +71,8 @@ pub(crate) struct Cycle {
     settled: AtomicU64,
     /// Slots are marked as taken up.
     took_up: AtomicBool,
+    /// A stop came before the scan was over: what it did not reach is not even counted.
+    cut_short: AtomicBool,
     lines: AtomicU32,
     /// Keys that had to be more than a day ahead of the clock.
     bumped: AtomicU32,
@@ -94,6 +96,7 @@ impl Cycle {
             tally: Arc::default(),
             observer,
             failures: Mutex::default(),
+            withheld: Mutex::default(),
             errors: Mutex::default(),
             store_failure: Mutex::default(),
             uploads_ok: AtomicU64::new(0),
@@ -101,6 +104,7 @@ impl Cycle {
             untried: AtomicU64::new(0),
             settled: AtomicU64::new(0),
             took_up: AtomicBool::new(false),
+            cut_short: AtomicBool::new(false),
             lines: AtomicU32::new(0),
             bumped: AtomicU32::new(0),
             pace,
@@ -116,6 +120,7 @@ impl Cycle {
         loop {
             *scan_no = scan_no.checked_add(1).unwrap_or(1);
             let mut wave = engine.watch.scan(*scan_no, further, self.pace);
+            self.cut_short.fetch_or(engine.watch.control.is_stopped(), Ordering::Relaxed);
             if !further {
                 self.note_scan(&mut wave, report, *scan_no);
             }
@@ -124,7 +129,11 @@ impl Cycle {
             for (candidate, failure) in wave.clashing {
                 self.refuse(&candidate, failure);
             }
+            // What failed last time comes last, so that databases that the store will not have keep no other waiting.
+            let failed = |c: &mut Candidate| engine.watch.table.get(c.id).is_some_and(|slot| slot.failures > 0);
+            let again = wave.candidates.extract_if(.., failed).collect();
             self.process(wave.candidates);
+            self.process(again);
             if !wave.more || self.stops() {
                 self.untried.fetch_add(u64::from(wave.more), Ordering::Relaxed);
                 break;
@@ -172,7 +181,20 @@ impl Cycle {
         if gave_up || all_refused {
             report.store_down = self.store_failure.lock().take();
         }
-        report.interrupted = if report.untried > 0 { self.engine.watch.control.stop_signal() } else { None };
+        if report.store_down.is_none() {
+            self.name_withheld();
+        }
+        let unfinished = report.untried > 0 || self.cut_short.load(Ordering::Relaxed);
+        report.interrupted = if unfinished { self.engine.watch.control.stop_signal() } else { None };
+    }
+
+    /// While others are stored, a database that the store would not have is named like any other that failed.
+    fn name_withheld(&self) {
+        for Unprotected { path, failure } in self.withheld.lock().drain(..) {
+            if self.may_log() {
+                log::error!("db={} {failure}", path.display());
+            }
+        }
     }
 
     fn stops(&self) -> bool {
@@ -180,7 +202,7 @@ impl Cycle {
     }
 
     fn store_is_down(&self) -> bool {
-        self.engine.uploader.refused_in_a_row() >= STORE_DOWN_AFTER
+        self.engine.uploader.is_down()
     }
 
     fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {
@@ -427,12 +449,18 @@ impl Cycle {
 
     /// Counts and names a failure; logs it if it is new.
     fn report_failure(&self, path: &Path, failure: Failure, is_new: bool) {
-        let worth_a_line = is_new && failure.reason.is_failure() && !failure.reason.concerns_store();
-        if worth_a_line && self.may_log() {
+        let worth_a_line = is_new && failure.reason.is_failure();
+        let mut withheld = self.withheld.lock();
+        if worth_a_line && failure.reason.concerns_store() {
+            if withheld.len() <= LINES_MAX as usize {
+                withheld.push(Unprotected { path: path.to_path_buf(), failure: failure.clone() });
+            }
+        } else if worth_a_line && self.may_log() {
             log::error!("db={} {failure}", shown(path));
         } else {
             log::debug!("db={} {failure}", shown(path));
         }
+        drop(withheld);
         self.failures.lock().add(path, failure);
     }
 

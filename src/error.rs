@@ -117,7 +117,7 @@ pub enum Reason {
     StoreUnreachable,
     /// No answer in time.
     StoreTimeout,
-    /// The store asked us to slow down (429, 503) until the retries were used up.
+    /// The store asked us to slow down, or failed by itself (429, 5xx), until the retries were used up.
     StoreBusy,
     /// Any other answer of the store.
     StoreError,
@@ -195,7 +195,8 @@ impl Reason {
     /// Whether it speaks of the store as a whole rather than of one object.
     #[must_use]
     pub fn concerns_store(self) -> bool {
-        matches!(self, Self::StoreRefused | Self::StoreMissing | Self::StoreUnreachable | Self::StoreTimeout)
+        use Reason::{StoreBusy, StoreMissing, StoreRefused, StoreTimeout, StoreUnreachable};
+        matches!(self, StoreRefused | StoreMissing | StoreUnreachable | StoreTimeout | StoreBusy)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::scan::OwnFiles;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
 use crate::store::{Described, Env, Kind, Store};
-use crate::upload::Uploader;
+use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
 
 /// A repeated complaint is logged at most this often.
@@ -118,12 +118,13 @@ impl Replicator {
         // Only ever compared: a form that another version writes differently is merely one that changed.
         let seen_under = format!("{:?} without {:?}", config.patterns, config.excludes);
         let same_patterns = AtomicBool::new(db.remember_patterns(&seen_under)?);
-        let budget = Budget::new(config.memory_limit);
-        let reader = Reader::open(&work_dir(&path), Arc::clone(&budget), Arc::clone(&clock), Arc::clone(&control))
+        let for_parts = config.memory_limit / u64::from(PARTS_SHARE_DIVISOR);
+        let for_copies = Budget::new(config.memory_limit - for_parts);
+        let reader = Reader::open(&work_dir(&path), for_copies, Arc::clone(&clock), Arc::clone(&control))
             .map_err(|e| unusable_state(&config.state_dir, e))?;
         let uploader = Uploader::new(
             Arc::clone(&store),
-            budget,
+            Budget::new(for_parts),
             Arc::clone(&control),
             config.concurrency,
             config.limit_upload,
@@ -510,6 +511,10 @@ fn pool() -> Result<rayon::ThreadPool> {
 /// The first lines of `report` that concern the whole run, for a command that ends with it.
 #[must_use]
 pub fn store_error(report: &CycleReport, store: &str) -> Option<Error> {
-    let failure = report.store_down.as_ref()?;
-    Some(Error::Store { what: format!("cannot store anything in {store}: {}", chain(failure)) })
+    let failure = chain(report.store_down.as_ref()?);
+    let what = match report.stored {
+        0 => format!("cannot store anything in {store}: {failure}"),
+        n => format!("stored {n} databases, then gave up on {store}: {failure}"),
+    };
+    Some(Error::Store { what })
 }

@@ -162,7 +162,9 @@ impl CycleReport {
     pub fn text(&self) -> String {
         let mut text = self.line();
         text.push('\n');
-        for Unprotected { path, failure } in self.failures.named() {
+        // A store that is down is one line, not one per database.
+        let told = |u: &&Unprotected| self.store_down.is_none() || !u.failure.reason.concerns_store();
+        for Unprotected { path, failure } in self.failures.named().iter().filter(told) {
             writeln!(text, "{}: {failure}", shown(path)).expect("writing to a string cannot fail");
         }
         if self.failures.unnamed() > 0 {

@@ -8,13 +8,14 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::budget::{Budget, Permit};
 use crate::clock::Nanos;
@@ -27,6 +28,7 @@ use crate::snapshot::TempCopy;
 use crate::stamps::Stamps;
 use crate::store::{Store, classify};
 use crate::timestamp::{Timestamp, next_timestamp};
+use crate::window::{Passage, Window};
 
 /// How long uploads in flight may go on after a stop was asked for. The whole process has ten seconds.
 const GRACE: Duration = Duration::from_secs(6);
@@ -38,6 +40,12 @@ const PARTS_MAX: u64 = 10_000;
 const PARTS_AT_ONCE: usize = 4;
 /// More than [`FrameEncoder::fill`] and the description add beyond what was asked for.
 const OVERSHOOT_MAX: usize = 512 << 10;
+/// One part of the memory limit in so many is for the parts of large objects alone. They wait for memory while they hold
+/// a request slot; copies and compressed objects hold memory while they wait for a slot: out of one share, each could
+/// wait for the other for ever.
+pub const PARTS_SHARE_DIVISOR: u32 = 2;
+/// Failures in a row, all of the store as a whole, after which a cycle tries no further.
+const DOWN_AFTER: u32 = 8;
 /// New keys tried when a key turns out to hold something else.
 const KEYS_MAX: u32 = 3;
 
@@ -100,6 +108,9 @@ pub struct Uploader {
     creates: AtomicBool,
     /// Failures in a row that concern the whole store.
     refused_in_a_row: AtomicU32,
+    /// Something was stored since they were last counted anew.
+    stores: AtomicBool,
+    window: Arc<Window>,
 }
 
 /// A request slot, held while bytes are on their way.
@@ -109,8 +120,8 @@ type Slot = OwnedSemaphorePermit;
 type InFlight = JoinSet<(object_store::Result<()>, Slot)>;
 
 impl Uploader {
-    /// At most `concurrency` requests at once, `bytes_per_s` bytes a second (0 for no limit), each upload done or given
-    /// up within a time that `request_timeout` sets.
+    /// `budget` is for the parts of large objects alone. At most `concurrency` requests at once, `bytes_per_s` bytes a
+    /// second (0 for no limit), each upload done or given up within a time that `request_timeout` sets.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
@@ -126,22 +137,26 @@ impl Uploader {
             budget,
             limiter: Limiter::new(bytes_per_s),
             control,
-            // A hung attempt ends after the request timeout; its retries have about half a minute.
-            time_max: request_timeout * 2 + Duration::from_secs(30),
+            // A hung attempt ends after the request timeout; the retries of a busy store take half a minute, a last pause
+            // of 3 s and a last attempt: what they end with says more than that the time was up.
+            time_max: request_timeout * 2 + Duration::from_secs(40),
             creates: AtomicBool::new(true),
             refused_in_a_row: AtomicU32::new(0),
+            stores: AtomicBool::new(false),
+            window: Window::new(request_timeout),
         })
     }
 
-    /// Uploads that failed in a row because of the store as a whole, over all cycles.
+    /// Whether so many uploads in a row failed because of the store as a whole that no more are tried.
     #[must_use]
-    pub fn refused_in_a_row(&self) -> u32 {
-        self.refused_in_a_row.load(Ordering::Relaxed)
+    pub fn is_down(&self) -> bool {
+        self.refused_in_a_row.load(Ordering::Relaxed) >= DOWN_AFTER
     }
 
     /// Starts counting anew.
     pub fn forget_refusals(&self) {
         self.refused_in_a_row.store(0, Ordering::Relaxed);
+        self.stores.store(false, Ordering::Relaxed);
     }
 
     /// Uploads all `jobs` until their sender is dropped, and hands each one's end to `ended`.
@@ -167,27 +182,28 @@ impl Uploader {
 
     fn note(&self, outcome: &Outcome) {
         match outcome {
+            // A store that takes some and refuses others is not down: a policy or a folder's rights tell them apart.
+            Outcome::Failed(f) if f.reason == Reason::StoreRefused && self.stores.load(Ordering::Relaxed) => {}
             Outcome::Failed(f) if f.reason.concerns_store() => {
                 self.refused_in_a_row.fetch_add(1, Ordering::Relaxed);
             }
             Outcome::Untried => {}
-            _ => self.forget_refusals(),
+            Outcome::Stored(_) if !self.stores.swap(true, Ordering::Relaxed) => self.note(outcome),
+            // Once a cycle has given up, an answer that comes late does not change what it left out.
+            _ => {
+                let reset = |n| (n < DOWN_AFTER).then_some(0);
+                self.refused_in_a_row.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reset).ok();
+            }
         }
     }
 
     async fn one(&self, job: &mut Job, slot: Slot) -> Outcome {
-        if self.control.is_stopped() {
+        if self.control.is_stopped() || self.is_down() {
             return Outcome::Untried;
         }
         let body = std::mem::replace(&mut job.body, Body::Frame(Bytes::new()));
         let ended = match body {
-            Body::Frame(frame) => {
-                let put = self.put_frame(job, frame);
-                tokio::select! {
-                    put = tokio::time::timeout(self.time_max, put) => put.unwrap_or_else(|_| Err(self.timed_out().into())),
-                    () = self.grace_is_over() => Err(Stopped::Interrupted),
-                }
-            }
+            Body::Frame(frame) => self.put_frame(job, frame).await,
             Body::Copy(copy) => self.put_copy(job, copy, slot).await,
         };
         match ended {
@@ -209,22 +225,56 @@ impl Uploader {
     /// Puts an object that is in memory as a whole.
     async fn put_frame(&self, job: &mut Job, frame: Bytes) -> Result<u64, Stopped> {
         for _ in 0..KEYS_MAX {
-            let key = layout::snapshot_key(&job.prefix, job.key_time);
-            let path = self.store.path(&key).map_err(|e| Failure::new(Reason::KeyTooLong, e.to_string()))?;
-            job.description.key = path.to_string();
+            let path = self.name(job)?;
             let mut tail = Vec::with_capacity(1024);
             job.description.append_to(&mut tail);
             let object: PutPayload = [frame.clone(), Bytes::from(tail)].into_iter().collect();
-            let bytes = u64::try_from(object.content_length()).unwrap_or(u64::MAX);
-            self.limiter.wait_for(bytes).await;
-            if self.put_once(&path, object).await? {
+            if let Some(bytes) = self.put_whole(&path, object).await? {
                 return Ok(bytes);
             }
-            // The key holds another object, or one that we may not read: never overwritten, stored under the next key.
-            let later = next_timestamp(0, Some(job.key_time.as_ms()));
-            job.key_time = later.ok_or_else(|| Failure::new(Reason::StoreError, "no later key is left"))?.0;
+            next_key(job)?;
         }
-        Err(Failure::new(Reason::StoreError, format!("{KEYS_MAX} keys in a row were taken already")).into())
+        Err(no_free_key())
+    }
+
+    /// The job's path in the store, written into its description.
+    fn name(&self, job: &mut Job) -> Result<object_store::path::Path, Failure> {
+        let key = layout::snapshot_key(&job.prefix, job.key_time);
+        let path = self.store.path(&key).map_err(|e| Failure::new(Reason::KeyTooLong, e.to_string()))?;
+        job.description.key = path.to_string();
+        Ok(path)
+    }
+
+    /// One create-only put within its time; the object's size, or `None` if the key is taken by something else.
+    async fn put_whole(&self, path: &object_store::path::Path, object: PutPayload) -> Result<Option<u64>, Stopped> {
+        let bytes = u64::try_from(object.content_length()).unwrap_or(u64::MAX);
+        let passage = self.may_send(bytes).await?;
+        let put = tokio::select! {
+            put = tokio::time::timeout(self.time_max, self.put_once(path, object)) => {
+                put.unwrap_or_else(|_| Err(self.timed_out().into()))
+            }
+            () = self.grace_is_over() => Err(Stopped::Interrupted),
+        };
+        match &put {
+            Ok(_) => passage.arrived(),
+            Err(Stopped::Failed(f)) if f.reason == Reason::StoreTimeout => passage.timed_out(),
+            Err(_) => drop(passage),
+        }
+        Ok(put?.then_some(bytes))
+    }
+
+    /// Waits for its turn under the upload limit, and for room on the line. That takes as long as it takes: it is not the
+    /// store's time.
+    async fn may_send(&self, bytes: u64) -> Result<Passage, Stopped> {
+        let turn = async {
+            self.limiter.wait_for(bytes).await;
+            self.window.enter(bytes).await
+        };
+        tokio::select! {
+            biased;
+            passage = turn => Ok(passage),
+            () = self.control.until_stopped() => Err(Stopped::Interrupted),
+        }
     }
 
     /// One create-only put; false if the key is taken by something else.
@@ -239,12 +289,11 @@ impl Uploader {
                 Ok(self.holds(path, &object).await)
             }
             Err(e) if create && is_unsupported(&e) => {
-                log::warn!(
-                    "{} does not do create-only puts ({}); keys are unique without them",
-                    self.store.name,
-                    classify(&e).detail
-                );
-                self.creates.store(false, Ordering::Relaxed);
+                // Of all puts that learn it at the same time, one says so.
+                if self.creates.swap(false, Ordering::Relaxed) {
+                    let (name, detail) = (&self.store.name, classify(&e).detail);
+                    log::warn!("{name} does not do create-only puts ({detail}); keys are unique without them");
+                }
                 Box::pin(self.put_once(path, object)).await
             }
             Err(e) => Err(classify(&e).into()),
@@ -263,40 +312,36 @@ impl Uploader {
     /// Compresses and puts a temporary copy, in parts if it is large; memory is that of the parts in flight.
     async fn put_copy(&self, job: &mut Job, copy: TempCopy, slot: Slot) -> Result<u64, Stopped> {
         let part_size = part_size(job.description.raw_size);
-        if part_size * 2 > self.budget.total() {
-            let need = (part_size * 2) >> 20;
+        let held = part_size + PART_MIN / 2;
+        if held > self.budget.total() {
+            let need = (held * u64::from(PARTS_SHARE_DIVISOR)) >> 20;
             return Err(
                 Failure::new(Reason::TooLarge, format!("storing it needs --memory-limit {need}MiB or more")).into()
             );
         }
-        let key = layout::snapshot_key(&job.prefix, job.key_time);
-        let path = self.store.path(&key).map_err(|e| Failure::new(Reason::KeyTooLong, e.to_string()))?;
-        job.description.key = path.to_string();
-        let file = File::open(copy.path()).map_err(copy_unreadable)?;
-        let parts = Parts {
-            encoder: Some(FrameEncoder::new(file, job.description.raw_size)),
-            description: job.description.clone(),
-            rest: Vec::new(),
-            size: usize::try_from(part_size).unwrap_or(usize::MAX),
-        };
         // The share that the copying held; each part takes its own from here on.
         job.permit.shrink_to(0);
-        let (parts, first) = self.next_part(parts).await?;
-        if let Some(parts) = parts {
-            return self.put_parts(&path, parts, first, slot).await;
+        for _ in 0..KEYS_MAX {
+            let path = self.name(job)?;
+            let file = File::open(copy.path()).map_err(copy_unreadable)?;
+            let parts = Parts {
+                encoder: Some(FrameEncoder::new(file, job.description.raw_size)),
+                description: job.description.clone(),
+                rest: Vec::new(),
+                size: usize::try_from(part_size).unwrap_or(usize::MAX),
+            };
+            let (parts, first) = self.next_part(parts).await?;
+            if let Some(parts) = parts {
+                return self.put_parts(&path, parts, first, slot).await;
+            }
+            // It compressed into one part: an ordinary put, create-only like all others.
+            let Part { bytes, permit: _held } = first;
+            if let Some(bytes) = self.put_whole(&path, bytes.into()).await? {
+                return Ok(bytes);
+            }
+            next_key(job)?;
         }
-        // It compressed into one part: an ordinary put, create-only like all others.
-        let bytes = u64::try_from(first.bytes.len()).unwrap_or(u64::MAX);
-        self.limiter.wait_for(bytes).await;
-        tokio::select! {
-            put = tokio::time::timeout(self.time_max, self.put_once(&path, first.bytes.into())) => match put {
-                Ok(Ok(true)) => Ok(bytes),
-                Ok(Ok(false)) => Err(Failure::new(Reason::StoreError, "its key was taken already").into()),
-                Ok(Err(stopped)) => Err(stopped),
-                Err(_) => Err(self.timed_out().into()),
-            },
-            () = self.grace_is_over() => Err(Stopped::Interrupted),
-        }
+        Err(no_free_key())
     }
 
     async fn put_parts(
@@ -308,8 +353,13 @@ impl Uploader {
     ) -> Result<u64, Stopped> {
         let options =
             PutMultipartOptions { attributes: self.store.put_attributes.clone(), ..PutMultipartOptions::default() };
-        let begun = tokio::time::timeout(self.time_max, self.store.inner.put_multipart_opts(path, options)).await;
-        let mut upload = begun.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?;
+        let mut upload = tokio::select! {
+            begun = tokio::time::timeout(self.time_max, self.store.inner.put_multipart_opts(path, options)) => {
+                begun.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?
+            }
+            // Dropped too early, a store that did begin keeps an upload that nobody knows of.
+            () = self.grace_is_over() => return Err(Stopped::Interrupted),
+        };
         let sent = tokio::select! {
             sent = self.send_parts(upload.as_mut(), parts, first, slot) => sent,
             // What is left of a large object will not make it within the grace: given up at once.
@@ -341,10 +391,15 @@ impl Uploader {
         while let Some((Part { bytes: data, permit }, slot)) = part.take() {
             let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
             bytes += len;
-            self.limiter.wait_for(len).await;
+            let passage = self.may_send(len).await?;
             let put = upload.put_part(data.into());
             in_flight.spawn(async move {
                 let put = put.await;
+                match &put {
+                    Ok(()) => passage.arrived(),
+                    Err(e) if classify(e).reason == Reason::StoreTimeout => passage.timed_out(),
+                    Err(_) => drop(passage),
+                }
                 drop(permit);
                 (put, slot)
             });
@@ -354,9 +409,12 @@ impl Uploader {
                 (parts, part) = (left, Some((next, slot)));
             }
         }
+        let mut last = self.part_done(&mut in_flight).await?;
         while !in_flight.is_empty() {
-            drop(self.part_done(&mut in_flight).await?);
+            last = self.part_done(&mut in_flight).await?;
         }
+        // The end is a request too, and rides on the last part's slot.
+        let _slot = last;
         let complete = tokio::time::timeout(self.time_max, upload.complete()).await;
         complete.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?;
         Ok(bytes)
@@ -384,12 +442,15 @@ impl Uploader {
 
     /// Compresses the next part off the runtime; the remaining parts are `None` after the last.
     async fn next_part(&self, mut parts: Parts) -> Result<(Option<Parts>, Part), Stopped> {
-        let permit = self.budget.take_async(u64::try_from(parts.size).unwrap_or(u64::MAX) + PART_MIN / 2).await;
+        let mut permit = self.budget.take_async(u64::try_from(parts.size).unwrap_or(u64::MAX) + PART_MIN / 2).await;
         let made = tokio::task::spawn_blocking(move || parts.next().map(|bytes| (parts, bytes))).await;
         let (parts, bytes) = made
             .map_err(|e| Failure::new(Reason::CopyFailed, format!("compressing it failed: {e}")))?
             .map_err(copy_unreadable)?;
         let more = !parts.is_done();
+        if !more {
+            permit.shrink_to(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        }
         Ok((more.then_some(parts), Part { bytes, permit }))
     }
 }
@@ -404,6 +465,17 @@ impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
+}
+
+/// The key holds another object, or one that we may not read: never overwritten, stored under the next key.
+fn next_key(job: &mut Job) -> Result<(), Failure> {
+    let later = next_timestamp(0, Some(job.key_time.as_ms()));
+    job.key_time = later.ok_or_else(|| Failure::new(Reason::StoreError, "no later key is left"))?.0;
+    Ok(())
+}
+
+fn no_free_key() -> Stopped {
+    Failure::new(Reason::StoreError, format!("{KEYS_MAX} keys in a row were taken already")).into()
 }
 
 fn copy_unreadable(error: std::io::Error) -> Failure {
@@ -457,6 +529,9 @@ impl Parts {
             self.rest = part[self.size..].to_vec();
             part.truncate(self.size);
         }
+        if self.is_done() {
+            part.shrink_to_fit();
+        }
         Ok(part.into())
     }
 }
@@ -465,24 +540,57 @@ impl Parts {
 #[derive(Debug)]
 struct Limiter {
     bytes_per_s: u64,
-    next: Mutex<Instant>,
+    /// When the next upload may begin; `None` before the first.
+    next: Mutex<Option<Instant>>,
 }
 
 impl Limiter {
     fn new(bytes_per_s: u64) -> Self {
-        Self { bytes_per_s, next: Mutex::new(Instant::now()) }
+        Self { bytes_per_s, next: Mutex::default() }
     }
 
     async fn wait_for(&self, bytes: u64) {
-        if self.bytes_per_s == 0 {
-            return;
+        if self.bytes_per_s > 0 {
+            let start = self.begin(bytes, Instant::now());
+            tokio::time::sleep_until(start).await;
         }
-        let start = {
-            let mut next = self.next.lock();
-            let start = (*next).max(Instant::now());
-            *next = start + Duration::from_secs(bytes) / u32::try_from(self.bytes_per_s).unwrap_or(u32::MAX);
-            start
-        };
-        tokio::time::sleep_until(start.into()).await;
+    }
+
+    /// When an upload of `bytes` that is ready `now` may begin: after those before it had their time.
+    fn begin(&self, bytes: u64, now: Instant) -> Instant {
+        let mut next = self.next.lock();
+        let start = next.map_or(now, |next| next.max(now));
+        let rate = u32::try_from(self.bytes_per_s).unwrap_or(u32::MAX);
+        *next = Some(start + Duration::from_secs(bytes) / rate);
+        start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_upload_limit_gives_each_its_time_in_turn() {
+        let (limiter, t0) = (Limiter::new(1000), Instant::now());
+        let at = |ms| t0 + Duration::from_millis(ms);
+        // (ready, bytes, begins), in ms.
+        let table = [
+            (0, 500, 0),
+            (0, 1500, 500),
+            (100, 1, 2000),
+            (100, 0, 2001),
+            (2001, 4_000_000, 2001),
+            (2002, 1, 4_002_001),
+            // A pause is not saved up for a burst.
+            (5_000_000, 1000, 5_000_000),
+            (5_000_000, 1000, 5_001_000),
+        ];
+        for (ready, bytes, begins) in table {
+            assert_eq!(limiter.begin(bytes, at(ready)), at(begins), "{bytes} bytes ready at {ready} ms");
+        }
+        let fast = Limiter::new(1 << 40);
+        fast.begin(1 << 32, t0);
+        assert!(fast.begin(1, t0) <= at(1001), "above 4 GiB/s nobody looks that closely");
     }
 }

@@ -216,3 +216,69 @@ pub(super) fn cannot_open_wal(main: &Path) -> Failure {
         format!("it is in WAL mode, and reading it needs to write {dir} and the files beside it: run as their owner"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database of about 50 pages, and a file for its copy.
+    fn source(dir: &Path) -> (Connection, Connection) {
+        let source = Connection::open(dir.join("source")).unwrap();
+        source.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(200000))").unwrap();
+        let target = Connection::open(dir.join("target")).unwrap();
+        target.busy_timeout(Duration::ZERO).unwrap();
+        (source, target)
+    }
+
+    fn finished(source: &Connection, target: &mut Connection, pages: i32, stop: bool) -> Result<(), Reason> {
+        let dir = tempfile::tempdir().unwrap();
+        let temp = TempSpace::recover(dir.path()).unwrap();
+        let stop = AtomicBool::new(stop);
+        let how = How { busy_timeout: Duration::ZERO, memory_max: 0, temp: &temp, stop: &stop, wal_mode: false };
+        let backup = Backup::new(source, target).unwrap();
+        finish(&backup, pages, Path::new("source"), &how).map_err(|f| f.reason)
+    }
+
+    /// T21: rusqlite reports Busy as success, and the copy has not even begun.
+    #[test]
+    fn a_copy_that_is_locked_out_is_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, mut target) = source(dir.path());
+        let other = Connection::open(dir.path().join("target")).unwrap();
+        other.execute_batch("CREATE TABLE old(x); BEGIN; SELECT * FROM old").unwrap();
+        assert_eq!(finished(&source, &mut target, -1, false), Err(Reason::Busy));
+        assert_eq!(finished(&source, &mut target, 1, false), Err(Reason::Busy));
+        other.execute_batch("COMMIT").unwrap();
+        assert_eq!(finished(&source, &mut target, -1, false), Ok(()));
+    }
+
+    /// T21: the same for Locked, which a connection within this process gives.
+    #[test]
+    fn a_copy_that_a_shared_cache_locks_out_is_a_failure() {
+        let uri = "file:locked_out?mode=memory&cache=shared";
+        let dir = tempfile::tempdir().unwrap();
+        let (source, _) = source(dir.path());
+        let (mut target, other) = (Connection::open(uri).unwrap(), Connection::open(uri).unwrap());
+        target.busy_timeout(Duration::ZERO).unwrap();
+        other.execute_batch("CREATE TABLE old(x); INSERT INTO old VALUES(1); BEGIN").unwrap();
+        other.query_row("SELECT x FROM old", [], |r| r.get::<_, i64>(0)).unwrap();
+        assert_eq!(finished(&source, &mut target, -1, false), Err(Reason::Busy));
+    }
+
+    /// More is not Done: all steps are taken, or the copy has failed.
+    #[test]
+    fn a_copy_in_steps_is_whole_or_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, mut target) = source(dir.path());
+        assert_eq!(finished(&source, &mut target, 1, true), Err(Reason::CopyFailed), "stopped after one page");
+        assert_eq!(finished(&source, &mut target, 1, false), Ok(()));
+        let len: i64 = target.query_row("SELECT length(x) FROM t", [], |r| r.get(0)).unwrap();
+        assert_eq!(len, 200_000);
+    }
+
+    #[test]
+    fn a_copy_of_the_wrong_size_is_refused() {
+        assert!(whole(4096, 4096).is_ok());
+        assert_eq!(whole(0, 4096).unwrap_err().reason, Reason::CopyFailed);
+    }
+}

@@ -52,7 +52,8 @@ fn root_cause(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-const STATUS: &str = "Server returned non-2xx status code: ";
+/// How object_store's text of an answer that is an error begins.
+pub(super) const STATUS: &str = "Server returned non-2xx status code: ";
 
 /// The HTTP status of an error that the store answered with.
 pub(crate) fn answered_status(error: &Error) -> Option<u16> {
@@ -84,9 +85,8 @@ fn from_answer(status: &str, body: &str) -> (Reason, String) {
     let number: u16 = status.get(..3).and_then(|digits| digits.parse().ok()).unwrap_or_default();
     let code = element(body, "Code").unwrap_or_default();
     let reason = match (number, code) {
-        (_, "SlowDown" | "ServerBusy" | "TooManyRequests" | "RequestLimitExceeded") | (429 | 503, _) => {
-            Reason::StoreBusy
-        }
+        (_, "SlowDown" | "ServerBusy" | "TooManyRequests" | "RequestLimitExceeded") => Reason::StoreBusy,
+        (429 | 500 | 502..=599, _) => Reason::StoreBusy,
         (_, "NoSuchBucket" | "ContainerNotFound") => Reason::StoreMissing,
         (401 | 403, _)
         | (

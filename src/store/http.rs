@@ -55,6 +55,20 @@ impl StdError for Unanswered {
     }
 }
 
+/// The store does not know this kind of request or one of its headers; object_store would ask again and again.
+#[derive(Debug)]
+struct Unimplemented(String);
+
+impl fmt::Display for Unimplemented {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{NOT_IMPLEMENTED} Not Implemented: {}", super::failure::STATUS, self.0)
+    }
+}
+
+impl StdError for Unimplemented {}
+
+const NOT_IMPLEMENTED: u16 = 501;
+
 /// Makes clients that count.
 #[derive(Debug)]
 pub(super) struct CountingConnector {
@@ -164,7 +178,12 @@ impl HttpService for CountingService {
             Ok(response) => {
                 pending.answer = Answer::of_status(response.status().as_u16());
                 self.outage.lock().answered();
-                Ok(response)
+                if response.status().as_u16() != NOT_IMPLEMENTED {
+                    return Ok(response);
+                }
+                let body = response.into_body().bytes().await.unwrap_or_default();
+                let text = String::from_utf8_lossy(&body).into_owned();
+                Err(HttpError::new(HttpErrorKind::Unknown, Unimplemented(text)))
             }
             Err(source) => {
                 let silent = self.outage.lock().unanswered(began);

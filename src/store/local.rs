@@ -46,6 +46,10 @@ impl Folder {
         Ok(Self { root: root.to_owned(), device: meta.dev(), inode: meta.ino(), fsync })
     }
 
+    pub(super) fn root(&self) -> &FsPath {
+        &self.root
+    }
+
     /// object_store would silently make a vanished folder anew: behind an unmounted mount point, on the wrong disk.
     fn check(&self) -> Result<()> {
         let what = match std::fs::metadata(&self.root) {
@@ -55,6 +59,17 @@ impl Folder {
         };
         let gone = FolderGone { root: self.root.clone(), what };
         Err(Error::Generic { store: "folder", source: Box::new(gone) })
+    }
+
+    /// Makes everything written to it durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let dir = std::fs::File::open(&self.root)?;
+        let meta = dir.metadata()?;
+        if (meta.dev(), meta.ino()) != (self.device, self.inode) {
+            // What was put lies in the other folder, if anywhere: syncing this one would say nothing about it.
+            return Err(io::Error::other("the folder is not the one that was opened (unmounted or replaced)"));
+        }
+        Ok(nix::unistd::syncfs(dir)?)
     }
 
     /// Makes the directories that `key` needs, for the owner alone; object_store would leave that to the umask.

@@ -160,6 +160,7 @@ pub struct Store {
     /// Counts of requests made so far.
     pub requests: Arc<Requests>,
     identity: String,
+    folder: Option<local::Folder>,
 }
 
 /// A store by its names, not opened.
@@ -199,8 +200,14 @@ impl Store {
     pub fn open(options: &StoreOptions, env: &Env) -> Result<Self> {
         let address = address::resolve(options, env)?;
         let requests = Arc::new(Requests::default());
+        let mut folder = None;
         let (address, inner, kind) = match address {
-            Address::Folder(root) => open_folder(&root, options.fsync_each, &requests)?,
+            Address::Folder(root) => {
+                let (opened, inner) = open_folder(&root, options.fsync_each, &requests)?;
+                let root = opened.root().to_owned();
+                folder = Some(opened);
+                (Address::Folder(root.clone()), inner, Kind::Folder { root })
+            }
             Address::Memory { prefix } => {
                 let inner = local::Local::new(Arc::new(InMemory::new()), Arc::clone(&requests), None);
                 (Address::Memory { prefix }, Arc::new(inner) as Arc<dyn ObjectStore>, Kind::Memory)
@@ -227,7 +234,8 @@ impl Store {
             Address::Memory { prefix: given } => prefix.clone_from(given),
             Address::Folder(_) => {}
         }
-        Ok(Self { name: address.name(), identity: address.identity(), inner, prefix, kind, put_attributes, requests })
+        let (name, identity) = (address.name(), address.identity());
+        Ok(Self { name, identity, inner, prefix, kind, put_attributes, requests, folder })
     }
 
     /// Name, identity and prefix of the store that `options` and `env` describe, without opening or making it.
@@ -292,17 +300,14 @@ impl Store {
     /// Makes every put that has returned durable: `syncfs` on a folder; over the network they are already.
     ///
     /// # Errors
-    /// The folder cannot be opened, or the disk failed to write: then none of the puts since the last call may be
+    /// The folder cannot be opened, is not the one it was, or the disk failed to write: then none of the puts since the last call may be
     /// recorded as stored.
     pub fn sync(&self) -> io::Result<()> {
-        if let Kind::Folder { root } = &self.kind {
-            nix::unistd::syncfs(std::fs::File::open(root)?)?;
-        }
-        Ok(())
+        self.folder.as_ref().map_or(Ok(()), local::Folder::sync)
     }
 }
 
-fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(Address, Arc<dyn ObjectStore>, Kind)> {
+fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(local::Folder, Arc<dyn ObjectStore>)> {
     let shown = root.display().to_string();
     let failed = |attempt| {
         let what = format!("cannot {attempt} {shown}");
@@ -315,6 +320,6 @@ fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(
     let files = LocalFileSystem::new_with_prefix(&root)
         .map_err(|e| Error::Usage(format!("cannot use the folder {}: {}", root.display(), classify(&e).detail)))?
         .with_fsync(fsync);
-    let inner = local::Local::new(Arc::new(files), Arc::clone(requests), Some(folder));
-    Ok((Address::Folder(root.clone()), Arc::new(inner), Kind::Folder { root }))
+    let inner = local::Local::new(Arc::new(files), Arc::clone(requests), Some(folder.clone()));
+    Ok((folder, Arc::new(inner)))
 }

@@ -138,6 +138,22 @@ impl Place {
         path
     }
 
+    /// Makes a database of `bytes` bytes and a little more that nothing compresses: one table `t(x)` of blobs.
+    pub(crate) fn make_random(&self, name: &str, bytes: u64) -> PathBuf {
+        let path = self.db(name);
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t(x)").unwrap();
+        let mut left = bytes;
+        while left > 0 {
+            let blob = left.min(256 << 10);
+            conn.execute("INSERT INTO t VALUES(randomblob(?1))", [blob.cast_signed()]).unwrap();
+            left -= blob;
+        }
+        drop(conn);
+        age(&path);
+        path
+    }
+
     /// How many temporary copies there are.
     pub(crate) fn temp_copies(&self) -> usize {
         let work = fs::read_dir(self.state()).into_iter().flatten().map(|e| e.unwrap().path()).find(|p| p.is_dir());
@@ -244,6 +260,14 @@ fn insert_rows(conn: &Connection, rows: u32) -> rusqlite::Result<usize> {
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) INSERT INTO t SELECT i FROM n",
         [rows],
     )
+}
+
+/// Every value of `t`, by row: what two databases must agree in. Checks the integrity first.
+pub(crate) fn content(conn: &Connection) -> Vec<(i64, rusqlite::types::Value)> {
+    let check: String = conn.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
+    assert_eq!(check, "ok");
+    let mut all = conn.prepare("SELECT rowid, x FROM t ORDER BY rowid").unwrap();
+    all.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap).collect()
 }
 
 /// `t.x` in order.

@@ -4,10 +4,11 @@
 
 use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
@@ -53,6 +54,10 @@ struct State {
     rules: Vec<Rule>,
     /// Method, and path with query, of every request in order of arrival.
     log: Vec<(String, String)>,
+    /// Headers of the same requests.
+    headers: Vec<hyper::HeaderMap>,
+    /// Answers 501 to every put with a condition.
+    refuses_conditions: bool,
 }
 
 pub(crate) struct S3Server {
@@ -137,6 +142,19 @@ impl S3Server {
         self.state.lock().log.clone()
     }
 
+    /// The values of `header` in all requests with `method`.
+    pub(crate) fn headers(&self, method: &str, header: &str) -> Vec<Option<String>> {
+        let state = self.state.lock();
+        let value = |headers: &hyper::HeaderMap| headers.get(header).map(|v| v.to_str().unwrap().to_owned());
+        let all = state.log.iter().zip(&state.headers);
+        all.filter(|((m, _), _)| m == method).map(|(_, headers)| value(headers)).collect()
+    }
+
+    /// From now on the server does not implement `If-None-Match`, and says so.
+    pub(crate) fn refuse_conditions(&self) {
+        self.state.lock().refuses_conditions = true;
+    }
+
     /// Requests with `method` in the log.
     pub(crate) fn count(&self, method: &str) -> usize {
         self.state.lock().log.iter().filter(|(m, _)| m == method).count()
@@ -204,7 +222,12 @@ impl Served {
     async fn answer(self, request: Request<Incoming>) -> io::Result<HttpResponse> {
         let fault = self.record(&request);
         match &fault {
-            Some(Fault::Answer(status, body)) => return Ok(answer(*status, body)),
+            Some(Fault::Answer(status, body)) => {
+                // As real servers do: a client that is still sending would see a reset instead of the answer.
+                let mut sent = request.into_body();
+                while std::future::poll_fn(|cx| Pin::new(&mut sent).poll_frame(cx)).await.is_some() {}
+                return Ok(answer(*status, body));
+            }
             Some(Fault::DropBefore) => return Err(io::ErrorKind::ConnectionReset.into()),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Delay(time)) => tokio::time::sleep(*time).await,
@@ -228,6 +251,10 @@ impl Served {
     fn record(&self, request: &Request<Incoming>) -> Option<Fault> {
         let mut state = self.state.lock();
         state.log.push((request.method().to_string(), request.uri().to_string()));
+        state.headers.push(request.headers().clone());
+        if state.refuses_conditions && request.headers().contains_key("if-none-match") {
+            return Some(Fault::answer(501, "NotImplemented"));
+        }
         let number = state.log.len();
         state.rules.iter().find(|rule| (rule.first..=rule.last).contains(&number)).map(|rule| rule.fault.clone())
     }

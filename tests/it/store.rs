@@ -242,7 +242,9 @@ fn answers_are_told_apart() {
         (404, "ContainerNotFound", Reason::StoreMissing),
         (400, "RequestTimeout", Reason::StoreTimeout),
         (301, "PermanentRedirect", Reason::StoreRefused),
-        (500, "InternalError", Reason::StoreError),
+        (500, "InternalError", Reason::StoreBusy),
+        (501, "NotImplemented", Reason::StoreError),
+        (502, "BadGateway", Reason::StoreBusy),
     ];
     let server = S3Server::start();
     let store = open(&server.url("bucket", ""), &server.env());
