@@ -143,7 +143,6 @@ fn a_store_that_fails_from_some_request_on() {
     // 503 is left to the library's tests, which can shorten the half minute of patience with it.
     let table = [
         (1, Fault::answer(403, "AccessDenied"), "store-refused"),
-        (30, Fault::answer(403, "AccessDenied"), "store-refused"),
         (30, Fault::Hang, "store-timeout"),
         (1, Fault::DropBefore, "store-unreachable"),
         (30, Fault::DropAfter, "store-unreachable"),
