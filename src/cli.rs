@@ -10,12 +10,18 @@ use litesnap::config::{
     parse_size,
 };
 
-const AFTER: &str = "Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
+const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
+LITESNAP_ONCE=true. The option wins.
+
+Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
 configuration; 3 the store could not be reached or refused us; 130/143 interrupted before the work was complete.";
+
+const START: &str = "Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
+All options: litesnap replicate --help";
 
 /// Backs up every SQLite database on a host to S3-compatible storage or a folder
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = AFTER, disable_help_subcommand = true)]
+#[command(version, about, after_help = START, arg_required_else_help = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -39,7 +45,7 @@ pub(crate) struct Replicate {
     pub(crate) store: StoreArgs,
 
     /// One pass, then exit: for cron and CI
-    #[arg(long, env = "LITESNAP_ONCE")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_ONCE")]
     pub(crate) once: bool,
 
     /// From the start of one pass to the start of the next
@@ -84,15 +90,15 @@ pub(crate) struct Replicate {
     pub(crate) max_gone: Option<u64>,
 
     /// Tell what would be stored and under which keys; open nothing, send nothing, write nothing
-    #[arg(long, env = "LITESNAP_DRY_RUN")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_DRY_RUN")]
     pub(crate) dry_run: bool,
 
     /// With --once: that a pattern matches nothing is no error
-    #[arg(long, env = "LITESNAP_ALLOW_EMPTY")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_ALLOW_EMPTY")]
     pub(crate) allow_empty: bool,
 
     /// With --once or --dry-run: print the result as one JSON object (a line each with --dry-run)
-    #[arg(long, env = "LITESNAP_JSON")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_JSON")]
     pub(crate) json: bool,
 }
 
@@ -112,11 +118,11 @@ pub(crate) struct StoreArgs {
     pub(crate) region: Option<String>,
 
     /// Put the bucket into the path of the URL instead of the host name
-    #[arg(long, env = "LITESNAP_PATH_STYLE")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_PATH_STYLE")]
     pub(crate) path_style: bool,
 
     /// Allow endpoints without TLS
-    #[arg(long, env = "LITESNAP_ALLOW_HTTP")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_ALLOW_HTTP")]
     pub(crate) allow_http: bool,
 
     /// Storage class of the objects, such as STANDARD_IA
@@ -128,7 +134,7 @@ pub(crate) struct StoreArgs {
     pub(crate) sse_kms_key_id: Option<String>,
 
     /// For folders on FUSE and shared disks: sync each object by itself instead of the file system once a batch
-    #[arg(long, env = "LITESNAP_FSYNC_EACH")]
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_FSYNC_EACH")]
     pub(crate) fsync_each: bool,
 
     /// Requests to the store at once
@@ -143,4 +149,13 @@ pub(crate) struct StoreArgs {
 fn parse_count(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|n| (1..=10_000).contains(n));
     count.ok_or_else(|| format!("'{text}' is no count: give a whole number from 1 to 10000, such as 100"))
+}
+
+/// What a variable may say for a switch; on the command line it is there or not.
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("its variable says neither yes nor no: set it to true or false, or unset it".into()),
+    }
 }

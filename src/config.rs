@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::detect::Pace;
 use crate::error::{Error, Result};
-use crate::layout::Template;
+use crate::layout::{TEMPLATE_DEFAULT, Template};
 use crate::pattern::{Excludes, Pattern};
 use crate::store::StoreOptions;
 
@@ -19,6 +19,8 @@ pub const MEMORY_LIMIT_DEFAULT: &str = "256MiB";
 pub const MEMORY_LIMIT_MIN: u64 = 32 << 20;
 /// Longest wait for one answer of the store.
 pub const REQUEST_TIMEOUT_DEFAULT: &str = "60s";
+/// A hundred years: with more, times to come could not be computed.
+const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 /// One in so many of the known databases may be gone in one cycle without anybody asking.
 pub const GONE_SHARE_DIVISOR: u64 = 10;
 /// And this many may be, whatever their share.
@@ -60,6 +62,25 @@ pub fn gone_max(known: u64) -> u64 {
 }
 
 impl Config {
+    /// Every default, nothing to back up yet, and no place for the state.
+    #[must_use]
+    pub fn new(store: StoreOptions) -> Self {
+        Self {
+            patterns: Vec::new(),
+            excludes: Excludes::default(),
+            store,
+            template: Template::parse(TEMPLATE_DEFAULT).expect("the default is a template"),
+            host: String::new(),
+            state_dir: PathBuf::new(),
+            interval: parse_duration(INTERVAL_DEFAULT).expect("the default is a duration"),
+            concurrency: CONCURRENCY_DEFAULT,
+            memory_limit: parse_size(MEMORY_LIMIT_DEFAULT).expect("the default is a size"),
+            pace: Pace::default(),
+            limit_upload: 0,
+            max_gone: None,
+        }
+    }
+
     /// Checks what can only be checked together.
     ///
     /// # Errors
@@ -69,7 +90,18 @@ impl Config {
             return Err(Error::Usage("no pattern given: name what to back up, such as '/data/*/tenants/*.db'".into()));
         }
         if self.memory_limit < MEMORY_LIMIT_MIN {
-            return Err(Error::Usage("--memory-limit is too small: give 32MiB or more".into()));
+            let given = self.memory_limit;
+            return Err(Error::Usage(format!("--memory-limit of {given} bytes is too small: give 32MiB or more")));
+        }
+        if self.interval.is_zero() {
+            return Err(Error::Usage(
+                "--interval of 0 would never rest: give a time between passes, such as 1s".into(),
+            ));
+        }
+        if self.store.request_timeout.is_zero() {
+            return Err(Error::Usage(
+                "--request-timeout of 0 leaves no time to answer: give a time such as 60s".into(),
+            ));
         }
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();
@@ -126,8 +158,12 @@ pub fn parse_rate(text: &str) -> std::result::Result<u64, String> {
 /// # Errors
 /// What would be right.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| format!("'{text}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d"))
+    let duration = humantime::parse_duration(text)
+        .map_err(|_| format!("'{text}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d"))?;
+    if duration > DURATION_MAX {
+        return Err(format!("'{text}' is too long: give at most 36500d, such as 30d"));
+    }
+    Ok(duration)
 }
 
 /// Where state lies unless told otherwise: what systemd gives, else what root or a user has.
@@ -166,6 +202,7 @@ mod tests {
         assert_eq!(parse_rate("20MiB/s"), Ok(20 << 20));
         assert!(parse_rate("20MiB").unwrap_err().contains("such as 20MiB/s"));
         assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert!(parse_duration("500000000000y").unwrap_err().contains("at most 36500d"));
         assert!(parse_duration("soon").unwrap_err().contains("such as 30s"));
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::detect::{Pace, Why};
 use crate::error::{Failure, Reason};
+use crate::fs::shown;
 use crate::header::JournalMode;
 use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
@@ -24,7 +25,7 @@ use crate::report::{CycleReport, Failures, Unprotected};
 use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
-use crate::state::{Change, Flags, Row};
+use crate::state::{Change, Flags, Row, id_of};
 use crate::timestamp::{Timestamp, next_timestamp};
 use crate::upload::{Body, Job, Outcome};
 use crate::watch::{Candidate, Wave};
@@ -66,11 +67,16 @@ pub(crate) struct Cycle {
     uploads_ok: AtomicU64,
     changed: AtomicU64,
     untried: AtomicU64,
+    /// Of the changed ones, those that came to an end of whatever kind.
+    settled: AtomicU64,
+    /// Slots are marked as taken up.
+    took_up: AtomicBool,
     /// A stop came before the scan was over: what it did not reach is not even counted.
     cut_short: AtomicBool,
     lines: AtomicU32,
+    /// Keys that had to be more than a day ahead of the clock.
+    bumped: AtomicU32,
     pace: Pace,
-    started: Nanos,
 }
 
 impl Cycle {
@@ -80,7 +86,6 @@ impl Cycle {
         observer: Arc<dyn Observer>,
         ignore_cooldown: bool,
     ) -> Arc<Self> {
-        let started = engine.watch.clock.now();
         let mut pace = engine.watch.config.pace;
         if ignore_cooldown {
             pace.cooldown_s = 0;
@@ -97,10 +102,12 @@ impl Cycle {
             uploads_ok: AtomicU64::new(0),
             changed: AtomicU64::new(0),
             untried: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            took_up: AtomicBool::new(false),
             cut_short: AtomicBool::new(false),
             lines: AtomicU32::new(0),
+            bumped: AtomicU32::new(0),
             pace,
-            started,
         })
     }
 
@@ -118,6 +125,7 @@ impl Cycle {
                 self.note_scan(&mut wave, report, *scan_no);
             }
             report.held = wave.held;
+            self.took_up.fetch_or(!wave.candidates.is_empty() || !wave.clashing.is_empty(), Ordering::Relaxed);
             for (candidate, failure) in wave.clashing {
                 self.refuse(&candidate, failure);
             }
@@ -132,7 +140,7 @@ impl Cycle {
             }
             further = true;
         }
-        if self.changed.load(Ordering::Relaxed) > 0 {
+        if self.took_up.load(Ordering::Relaxed) {
             engine.watch.table.each(|slot| slot.flags = slot.flags.with(Flags::TAKEN, false));
         }
         self.observer.finished();
@@ -151,13 +159,22 @@ impl Cycle {
         report.unchanged_content = count(&self.tally.unchanged_content);
         report.bytes = count(&self.tally.bytes);
         report.failures = std::mem::take(&mut *self.failures.lock());
+        report.failures.sort();
         report.errors = std::mem::take(&mut *self.errors.lock());
+        let unnamed = self.bumped.load(Ordering::Relaxed).saturating_sub(LINES_MAX);
+        if unnamed > 0 {
+            report.errors.push(format!("{unnamed} more databases have keys ahead of this clock"));
+        }
         if count(&self.tally.unrecorded) > 0 {
             let why = self.tally.error.lock().clone().unwrap_or_default();
             report.errors.push(format!(
                 "{} could not be recorded and will be stored again: {why}",
                 count(&self.tally.unrecorded)
             ));
+        }
+        let lost = report.changed.saturating_sub(count(&self.settled) + report.untried);
+        if lost > 0 {
+            report.errors.push(format!("{lost} databases were lost sight of, a defect of litesnap; please report it"));
         }
         let gave_up = self.store_is_down();
         let all_refused = count(&self.uploads_ok) == 0;
@@ -191,7 +208,8 @@ impl Cycle {
     fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {
         for error in &wave.report.errors {
             let failure = crate::snapshot::io_failure("look at it", &error.source);
-            self.report_failure(&error.path, failure, true);
+            let is_new = self.engine.watch.first_time(id_of(&error.path, self.engine.watch.db.seed()));
+            self.report_failure(&error.path, failure, is_new);
         }
         for (path, failure) in std::mem::take(&mut wave.failures) {
             self.report_failure(&path, failure, false);
@@ -215,7 +233,15 @@ impl Cycle {
         let ended = move |job, outcome| Arc::clone(&cycle).ended(job, outcome);
         let uploading = engine.runtime.spawn(Arc::clone(&engine.uploader).run(inbox, ended));
         engine.watch.pool.install(|| {
-            candidates.into_par_iter().for_each_with(jobs, |jobs, candidate| self.protect(&candidate, jobs));
+            candidates.into_par_iter().for_each_with(jobs, |jobs, candidate| {
+                // A defect that one database brings to light must not stop the others.
+                let protect = std::panic::AssertUnwindSafe(|| self.protect(&candidate, jobs));
+                if std::panic::catch_unwind(protect).is_err() {
+                    let failure =
+                        Failure::new(Reason::CopyFailed, "a defect of litesnap came to light; please report it");
+                    self.failed_to_read(&candidate, None, failure);
+                }
+            });
         });
         engine.runtime.block_on(uploading).expect("the uploads of a cycle do not panic");
     }
@@ -236,7 +262,7 @@ impl Cycle {
         if let Some(same) = back_again(candidate, row.as_ref(), self.engine.watch.slack) {
             return self.record_same(candidate, same);
         }
-        let snapshot = match self.engine.reader.take(&candidate.path) {
+        let snapshot = match self.engine.reader.take(candidate.read_path.as_deref().unwrap_or(&candidate.path)) {
             Ok(snapshot) => snapshot,
             Err(_) if self.engine.watch.control.is_stopped() => {
                 self.untried.fetch_add(1, Ordering::Relaxed);
@@ -244,9 +270,10 @@ impl Cycle {
             }
             Err(failure) => return self.failed_to_read(candidate, row.as_ref(), failure),
         };
-        if !candidate.is_refresh() && is_stored(candidate, row.as_ref(), &snapshot) {
+        if !candidate.refresh && is_stored(candidate, row.as_ref(), &snapshot) {
             let (stamps, stamped_at) = (snapshot.stamps, snapshot.stamped_at);
-            return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at });
+            let stored_s = row.map_or(0, |row| row.stored_s);
+            return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at, stored_s });
         }
         match self.job(candidate, row.as_ref(), snapshot) {
             Ok(job) => jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone"),
@@ -255,6 +282,7 @@ impl Cycle {
     }
 
     fn record_same(&self, candidate: &Candidate, change: Change) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
         self.tell_recovery(candidate.id, &candidate.path);
         self.observer.done(0);
         let fact = Fact { change, prefix: candidate.prefix.clone(), bytes: 0, tally: Arc::clone(&self.tally) };
@@ -263,17 +291,11 @@ impl Cycle {
 
     fn job(&self, candidate: &Candidate, row: Option<&Row>, snapshot: Snapshot) -> Result<Job, Failure> {
         let engine = &self.engine;
-        let prefix = match &candidate.prefix {
-            Some(prefix) => prefix.clone(),
-            None => engine.watch.render(&candidate.path, None)?,
-        };
-        if !layout::fits(&engine.store.prefix, &prefix) {
-            let what =
-                format!("its key would be longer than {} bytes; a shorter --key-template helps", layout::KEY_LEN_MAX);
-            return Err(Failure::new(Reason::KeyTooLong, what));
-        }
+        let prefix = engine.watch.prefix_of(candidate)?;
+        check_key(&engine.store.prefix, &prefix, engine.store.kind.name_len_max())?;
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
-        let description = describe(engine, &candidate.path, &snapshot, key_time);
+        let taken_at = Timestamp::from_ms(snapshot.stamped_at / MILLISECOND).unwrap_or(key_time);
+        let description = describe(engine, &candidate.path, &snapshot, taken_at);
         let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
         let mut description = description;
         let body = match image {
@@ -284,7 +306,11 @@ impl Cycle {
                 permit.shrink_to(description.frame_size + 4096);
                 Body::Frame(frame.bytes.into())
             }
-            Image::File(copy) => Body::Copy(copy),
+            Image::File(copy) => {
+                // It waits on disk: its parts take memory of their own.
+                permit.shrink_to(0);
+                Body::Copy(copy)
+            }
         };
         Ok(Job {
             id: candidate.id,
@@ -303,13 +329,14 @@ impl Cycle {
 
     /// The time in the key: that of the read, but always above the last one of this database.
     fn key_time(&self, path: &Path, now_ms: i64, last_ms: Option<i64>) -> Result<Timestamp, Failure> {
-        let (time, bump_ms) = next_timestamp(now_ms, last_ms).ok_or_else(|| {
-            Failure::new(Reason::CopyFailed, "its last key is of the year 9999: no later one is left")
-        })?;
-        if bump_ms > BUMP_ALARM_MS {
+        // A last key that cannot be, as damage leaves it, must not keep a database from being stored.
+        let next = next_timestamp(now_ms, last_ms).or_else(|| next_timestamp(now_ms, None));
+        let (time, bump_ms) =
+            next.ok_or_else(|| Failure::new(Reason::CopyFailed, "this clock is past the year 9999: no key is left"))?;
+        if bump_ms > BUMP_ALARM_MS && self.bumped.fetch_add(1, Ordering::Relaxed) < LINES_MAX {
             self.error(format!(
                 "db={} its last snapshot was stored under a time {} days ahead of this clock; keys stay above it: check the clock",
-                path.display(),
+                shown(path),
                 bump_ms / BUMP_ALARM_MS
             ));
         }
@@ -320,6 +347,7 @@ impl Cycle {
         match outcome {
             Outcome::Stored(bytes) => {
                 self.uploads_ok.fetch_add(1, Ordering::Relaxed);
+                self.settled.fetch_add(1, Ordering::Relaxed);
                 self.tell_recovery(job.id, &job.path);
                 self.observer.done(bytes);
                 let stored_s = u32::try_from(self.engine.watch.clock.now() / SECOND).unwrap_or(u32::MAX);
@@ -342,7 +370,7 @@ impl Cycle {
                 } else {
                     self.uploads_ok.fetch_add(1, Ordering::Relaxed);
                 }
-                let fact = self.failed(job.id, &job.path, failure, None);
+                let fact = self.failed(job.id, &job.path, job.row_prefix, failure, None);
                 self.facts.record(fact).await;
             }
             Outcome::Untried => {
@@ -353,37 +381,53 @@ impl Cycle {
 
     fn refuse(&self, candidate: &Candidate, failure: Failure) {
         self.changed.fetch_add(1, Ordering::Relaxed);
-        let fact = self.failed(candidate.id, &candidate.path, failure, None);
+        let fact = self.failed(candidate.id, &candidate.path, candidate.prefix.clone(), failure, None);
         self.facts.record_blocking(fact);
     }
 
     fn failed_to_read(&self, candidate: &Candidate, row: Option<&Row>, failure: Failure) {
         let settled = failure.reason.is_settled();
-        let stamps = settled.then_some((candidate.stamps, self.started));
+        let stamps = settled.then_some((candidate.stamps, candidate.stamped_at));
         let never_stored = row.is_none_or(|r| r.key_ms.is_none());
-        if settled && candidate.by_magic && never_stored {
-            return self.ignore(candidate);
+        if settled && candidate.by_magic && never_stored && !crate::snapshot::has_magic(&candidate.path) {
+            return self.ignore(candidate, row.is_some());
         }
-        let fact = self.failed(candidate.id, &candidate.path, failure, stamps);
+        let fact = self.failed(candidate.id, &candidate.path, candidate.prefix.clone(), failure, stamps);
         self.facts.record_blocking(fact);
     }
 
-    /// A file below a folder pattern that is no database: remembered in memory only, and not looked into again until
-    /// its stamps move.
-    fn ignore(&self, candidate: &Candidate) {
+    /// A file below a folder pattern without an SQLite header is no database: remembered in memory only, and not looked
+    /// into again until its stamps move.
+    fn ignore(&self, candidate: &Candidate, has_row: bool) {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
         let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
-        let racy = crate::detect::is_racy(candidate.stamps.newest(), self.started, self.engine.watch.slack);
+        let racy = crate::detect::is_racy(&candidate.stamps, candidate.stamped_at, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
             slot.fingerprint = fingerprint;
-            slot.flags =
-                slot.flags.with(Flags::UNKNOWN, false).with(Flags::RACY, racy).with(Flags::NOT_A_DATABASE, true);
+            slot.failures = 0;
+            slot.flags = slot.flags.with(Flags::UNKNOWN, false).with(Flags::FAILED, false).with(Flags::RACY, racy);
+            slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true).with(Flags::IGNORED, true);
         });
+        if has_row {
+            self.record(Change::Forgotten { id: candidate.id });
+        }
     }
 
-    fn failed(&self, id: u64, path: &Path, failure: Failure, stamps: Option<(Stamps, Nanos)>) -> Fact {
+    fn record(&self, change: Change) {
+        self.facts.record_blocking(Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) });
+    }
+
+    fn failed(
+        &self,
+        id: u64,
+        path: &Path,
+        prefix: Option<String>,
+        failure: Failure,
+        stamps: Option<(Stamps, Nanos)>,
+    ) -> Fact {
         self.observer.done(0);
+        self.settled.fetch_add(1, Ordering::Relaxed);
         let mut before = 0;
         self.engine.watch.table.update(id, |slot| {
             before = slot.failures;
@@ -394,12 +438,13 @@ impl Cycle {
         let change = Change::Failed {
             id,
             path: path.to_path_buf(),
+            prefix: prefix.clone(),
             stamps,
             error: failure.to_string(),
             at_s: self.engine.watch.clock.now() / SECOND,
         };
         self.report_failure(path, failure, before == 0);
-        Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) }
+        Fact { change, prefix, bytes: 0, tally: Arc::clone(&self.tally) }
     }
 
     /// Counts and names a failure; logs it if it is new.
@@ -411,9 +456,9 @@ impl Cycle {
                 withheld.push(Unprotected { path: path.to_path_buf(), failure: failure.clone() });
             }
         } else if worth_a_line && self.may_log() {
-            log::error!("db={} {failure}", path.display());
+            log::error!("db={} {failure}", shown(path));
         } else {
-            log::debug!("db={} {failure}", path.display());
+            log::debug!("db={} {failure}", shown(path));
         }
         drop(withheld);
         self.failures.lock().add(path, failure);
@@ -422,7 +467,7 @@ impl Cycle {
     fn tell_recovery(&self, id: u64, path: &Path) {
         let failures = self.engine.watch.table.get(id).map_or(0, |slot| slot.failures);
         if failures > 0 && self.may_log() {
-            log::info!("db={} recovered after {failures} failures", path.display());
+            log::info!("db={} recovered after {failures} failures", shown(path));
         }
     }
 
@@ -438,7 +483,6 @@ impl Cycle {
     }
 
     fn error(&self, what: String) {
-        log::error!("{what}");
         self.errors.lock().push(what);
     }
 
@@ -448,23 +492,30 @@ impl Cycle {
         let table = &self.engine.watch.table;
         let (mut unseen, mut known) = (Vec::new(), 0);
         table.each(|slot| {
-            known += 1;
+            // Files that are no databases, and databases never stored, say nothing about a fleet that disappears.
+            known += u64::from(slot.stored_s != 0);
             if slot.scan != scan_no || slot.flags.has(Flags::MISSING) {
                 slot.flags = slot.flags.with(Flags::MISSING, true);
                 unseen.push(slot.id);
             }
         });
+        let same_patterns = self.engine.same_patterns.load(Ordering::Relaxed);
         let (mut gone, mut hidden) = (Vec::new(), 0_u64);
         for id in unseen {
             match self.engine.watch.db.row(id) {
                 Ok(Some(row)) if self.is_hidden(&row.path, scan) => hidden += 1,
-                Ok(Some(row)) if self.engine.watch.config.patterns.iter().any(|p| p.captures(&row.path).is_some()) => {
-                    gone.push(id)
+                Ok(Some(row)) if row.key_ms.is_none() => {
+                    table.remove(id);
+                    self.record(Change::Forgotten { id });
                 }
+                // Under the patterns under which it was seen it is not seen: reached through a link, its own path may
+                // match none of them.
+                Ok(Some(row)) if same_patterns || self.engine.watch.is_wanted(&row.path) => gone.push(id),
                 Ok(_) => table.remove(id),
                 Err(e) => return self.sweep_failed(&e),
             }
         }
+        self.engine.same_patterns.store(true, Ordering::Relaxed);
         if hidden > 0 {
             self.error(format!("{hidden} known databases could not be seen: {}", hiding(scan)));
         }
@@ -477,9 +528,9 @@ impl Cycle {
     }
 
     fn is_hidden(&self, path: &Path, scan: &ScanReport) -> bool {
-        scan.missing_roots.iter().any(|root| path.starts_with(root))
+        scan.errors_dropped > 0
+            || scan.missing_roots.iter().any(|root| path.starts_with(root))
             || scan.errors.iter().any(|e| path.starts_with(&e.path))
-            || scan.errors_dropped > 0
     }
 
     /// A volume that is not mounted looks like a fleet deleted: accepted only below a limit, or when told.
@@ -494,8 +545,7 @@ impl Cycle {
         }
         let at_s = self.engine.watch.clock.now() / SECOND;
         for id in gone {
-            let change = Change::Gone { id, at_s };
-            self.facts.record_blocking(Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) });
+            self.record(Change::Gone { id, at_s });
         }
         n
     }
@@ -513,13 +563,27 @@ fn hiding(scan: &ScanReport) -> String {
 fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<Change> {
     let row = row?;
     let stamps = row.stamps.filter(|stamps| *stamps == candidate.stamps)?;
-    let trusted = !crate::detect::is_racy(stamps.newest(), row.stamped_at, slack) && row.error.is_none();
+    let trusted = !crate::detect::is_racy(&stamps, row.stamped_at, slack) && row.error.is_none();
     let stored = row.key_ms.is_some() && row.prefix == candidate.prefix;
     (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some()).then_some(Change::Same {
         id: candidate.id,
         stamps,
         stamped_at: row.stamped_at,
+        stored_s: row.stored_s,
     })
+}
+
+/// Refuses a key prefix that leaves no store room for the rest of the key, or has a segment of more than
+/// `name_len_max` bytes.
+pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -> Result<(), Failure> {
+    let what = if !layout::fits(store_prefix, prefix) {
+        format!("its key would be longer than {} bytes", layout::KEY_LEN_MAX)
+    } else if prefix.split('/').any(|segment| segment.len() > name_len_max) {
+        format!("a name in its key would be longer than the {name_len_max} bytes of a file's name")
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Reason::KeyTooLong, what + "; a shorter --key-template helps"))
 }
 
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {

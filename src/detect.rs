@@ -99,10 +99,10 @@ impl Why {
     }
 }
 
-/// Tells whether a database changed since it was `last` confirmed. `now` is the fingerprint of the stamps just
-/// taken, `newest` their newest time, `scan_start` when this scan began, `slack` how long a stamp stays racy.
+/// Tells whether a database changed since it was `last` confirmed. `now` is the fingerprint of `stamps`, which were
+/// taken at `taken_at`, `slack` is how long a stamp stays racy.
 #[must_use]
-pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, newest: Nanos, scan_start: Nanos, slack: Nanos) -> Verdict {
+pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, stamps: &Stamps, taken_at: Nanos, slack: Nanos) -> Verdict {
     let Some(last) = last else { return Verdict::Unknown(Why::New) };
     if last.failed {
         return Verdict::Changed(Why::Retry);
@@ -113,23 +113,28 @@ pub fn detect(last: Option<&LastSeen>, now: &Fingerprint, newest: Nanos, scan_st
     if last.fingerprint.sidecars != now.sidecars {
         return Verdict::Changed(Why::Sidecars);
     }
-    if last.racy || is_racy(newest, scan_start, slack) {
+    if last.racy || is_racy(stamps, taken_at, slack) {
         return Verdict::Changed(Why::Racy);
     }
     Verdict::Unchanged
 }
 
-/// Whether a stamp with the newest time `newest`, taken at `taken_at`, may hide a write behind it. A time in the
-/// future beyond the slack is a clock's fault, not a race, and would otherwise be racy for ever.
+/// Whether `stamps`, taken at `taken_at`, may hide a write behind them: one of their times is young. A time in the
+/// future beyond the slack is a clock's fault, not a race, and would otherwise be racy for ever; each time is judged by
+/// itself, for one in the future says nothing about the others.
 #[must_use]
-pub fn is_racy(newest: Nanos, taken_at: Nanos, slack: Nanos) -> bool {
-    newest > taken_at.saturating_sub(slack) && !is_clock_suspect(newest, taken_at)
+pub fn is_racy(stamps: &Stamps, taken_at: Nanos, slack: Nanos) -> bool {
+    stamps.times().any(|time| time > taken_at.saturating_sub(slack) && !is_future(time, taken_at, slack))
 }
 
-/// Whether a stamp lies so far in the future that a clock must be wrong.
+/// Whether a time in `stamps` lies so far in the future that a clock must be wrong.
 #[must_use]
-pub fn is_clock_suspect(newest: Nanos, taken_at: Nanos) -> bool {
-    newest > taken_at.saturating_add(RACY_SLACK)
+pub fn is_clock_suspect(stamps: &Stamps, taken_at: Nanos, slack: Nanos) -> bool {
+    stamps.times().any(|time| is_future(time, taken_at, slack))
+}
+
+fn is_future(time: Nanos, taken_at: Nanos, slack: Nanos) -> bool {
+    time > taken_at.saturating_add(slack)
 }
 
 /// What to do with a database in this cycle.
@@ -155,14 +160,16 @@ pub struct Pace {
 }
 
 /// Turns a verdict into an action. `stored_s` is when the database was last stored (seconds since the epoch, 0 for
-/// never), `now_s` the time now, `id` a value that differs from database to database and spreads refreshes evenly.
+/// never), `now_s` the time now, `id` a value that differs from database to database and spreads refreshes evenly. A
+/// database stored in the future, by a clock that was ahead, waits for nothing.
 #[must_use]
 pub fn schedule(verdict: Verdict, stored_s: u32, now_s: u32, id: u64, pace: Pace) -> Action {
+    let since = now_s.checked_sub(stored_s).filter(|_| stored_s != 0);
+    let refresh = refresh_is_due(stored_s, now_s, id, pace.refresh_s);
     match verdict {
-        Verdict::Unknown(_) => Action::Snapshot,
-        Verdict::Changed(_) if stored_s != 0 && now_s.saturating_sub(stored_s) < pace.cooldown_s => Action::Hold,
-        Verdict::Changed(_) => Action::Snapshot,
-        Verdict::Unchanged if refresh_is_due(stored_s, now_s, id, pace.refresh_s) => Action::Refresh,
+        Verdict::Changed(_) if since.is_some_and(|since| since < pace.cooldown_s) => Action::Hold,
+        _ if refresh => Action::Refresh,
+        Verdict::Changed(_) | Verdict::Unknown(_) => Action::Snapshot,
         Verdict::Unchanged => Action::Skip,
     }
 }
@@ -175,7 +182,7 @@ fn refresh_is_due(stored_s: u32, now_s: u32, id: u64, refresh_s: u32) -> bool {
     }
     let (period, stored, now) = (u64::from(refresh_s), u64::from(stored_s), u64::from(now_s));
     let phase = id % period;
-    (now + phase) / period > (stored + phase) / period
+    now < stored || (now + phase) / period != (stored + phase) / period
 }
 
 #[cfg(test)]
@@ -200,7 +207,7 @@ mod tests {
     }
 
     fn judge(last: &LastSeen, now: &Stamps) -> Verdict {
-        detect(Some(last), &Fingerprint::of(now, 0, 7), now.newest(), NOW, RACY_SLACK)
+        detect(Some(last), &Fingerprint::of(now, 0, 7), now, NOW, RACY_SLACK)
     }
 
     #[test]
@@ -234,13 +241,13 @@ mod tests {
     fn unknown_failed_racy_and_moved_count_as_changed() {
         let s = stamps();
         let fp = Fingerprint::of(&s, 0, 7);
-        assert_eq!(detect(None, &fp, s.newest(), NOW, RACY_SLACK), Verdict::Unknown(Why::New));
+        assert_eq!(detect(None, &fp, &s, NOW, RACY_SLACK), Verdict::Unknown(Why::New));
         let failed = LastSeen { failed: true, ..seen(&s) };
         assert_eq!(judge(&failed, &s), Verdict::Changed(Why::Retry));
         let racy = LastSeen { racy: true, ..seen(&s) };
         assert_eq!(judge(&racy, &s), Verdict::Changed(Why::Racy));
         let moved = Fingerprint::of(&s, 1, 7);
-        assert_eq!(detect(Some(&seen(&s)), &moved, s.newest(), NOW, RACY_SLACK), Verdict::Changed(Why::Main));
+        assert_eq!(detect(Some(&seen(&s)), &moved, &s, NOW, RACY_SLACK), Verdict::Changed(Why::Main));
     }
 
     #[test]
@@ -254,8 +261,21 @@ mod tests {
             (-2 * SECOND, true, false),
             (-2 * SECOND - 1, false, true),
         ] {
-            assert_eq!(is_racy(NOW - age, NOW, RACY_SLACK), racy, "age {age}");
-            assert_eq!(is_clock_suspect(NOW - age, NOW), suspect, "age {age}");
+            let fields: [fn(&mut Stamps) -> &mut Nanos; 4] = [
+                |s| &mut s.main.mtime,
+                |s| &mut s.main.ctime,
+                |s| &mut s.wal.as_mut().unwrap().mtime,
+                |s| &mut s.journal.as_mut().unwrap().mtime,
+            ];
+            for (n, field) in fields.iter().enumerate() {
+                let mut s = stamps();
+                *field(&mut s) = NOW - age;
+                assert_eq!(is_racy(&s, NOW, RACY_SLACK), racy, "field {n}, age {age}");
+                assert_eq!(is_clock_suspect(&s, NOW, RACY_SLACK), suspect, "field {n}, age {age}");
+                // One in the future hides nothing of the others.
+                *fields[(n + 1) % 4](&mut s) = NOW + 3600 * SECOND;
+                assert_eq!(is_racy(&s, NOW, RACY_SLACK), racy, "field {n}, age {age}");
+            }
         }
     }
 

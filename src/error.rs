@@ -93,6 +93,8 @@ pub enum Reason {
     CannotOpenWal,
     /// The header says WAL, an application is connected, but the `-wal` has been unlinked.
     WalUnlinked,
+    /// One file with several names, and sidecars beside more than one of them.
+    Linked,
     /// SQLite reports corruption.
     Corrupt,
     /// It went away between the scan and the read.
@@ -122,7 +124,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::Empty,
         Self::NotADatabase,
         Self::Opaque,
@@ -132,6 +134,7 @@ impl Reason {
         Self::HotJournal,
         Self::CannotOpenWal,
         Self::WalUnlinked,
+        Self::Linked,
         Self::Corrupt,
         Self::Vanished,
         Self::KeyClash,
@@ -160,6 +163,7 @@ impl Reason {
             Self::HotJournal => "hot-journal",
             Self::CannotOpenWal => "cannot-open-wal",
             Self::WalUnlinked => "wal-unlinked",
+            Self::Linked => "linked",
             Self::Corrupt => "corrupt",
             Self::Vanished => "vanished",
             Self::KeyClash => "key-clash",

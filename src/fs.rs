@@ -32,6 +32,14 @@ pub fn create_private_dir(dir: &Path) -> Result<()> {
     })
 }
 
+/// `path` for a line of text: names may hold line ends, with which somebody could write lines of his own into a log.
+#[must_use]
+pub fn shown(path: &Path) -> impl std::fmt::Display {
+    let text = path.to_string_lossy();
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    if text.contains(char::is_control) { text.chars().map(escape).collect() } else { text.into_owned() }
+}
+
 /// Free space for this user below `dir`, in bytes.
 ///
 /// # Errors

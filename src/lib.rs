@@ -3,6 +3,30 @@
 //! Modules in the order data flows:
 //! [`config`] → [`pattern`] → [`scan`] → [`detect`] → [`watch`] → [`snapshot`] → [`object`] → [`upload`] → [`record`] →
 //! [`state`], put together by [`cycle`] and [`replicate`].
+//!
+//! One pass over a folder of databases, into memory:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use litesnap::{clock::SystemClock, config::{Config, parse_patterns}, control::Control, cycle::Silent};
+//! use litesnap::{layout::Template, replicate::Replicator, store::StoreOptions};
+//!
+//! let dir = tempfile::tempdir()?;
+//! rusqlite::Connection::open(dir.path().join("a.db"))?.execute_batch("CREATE TABLE t(x)")?;
+//!
+//! let config = Config {
+//!     patterns: parse_patterns(&["*.db"], dir.path())?,
+//!     template: Template::parse("{{hostname}}/{{path}}")?,
+//!     host: "web-1".into(),
+//!     state_dir: dir.path().join("state"),
+//!     ..Config::new(StoreOptions::new("memory://"))
+//! };
+//! let (clock, control) = (Arc::new(SystemClock), Arc::new(Control::default()));
+//! let mut replicator = Replicator::open(config, &Vec::new(), clock, control, Arc::new(Silent))?;
+//! let report = replicator.run_cycle(false);
+//! assert_eq!((report.databases, report.stored, report.exit_code()), (1, 1, 0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod config;
 pub mod replicate;
@@ -26,6 +50,7 @@ pub mod timestamp;
 
 pub mod store;
 pub mod upload;
+mod window;
 
 pub mod cycle;
 pub mod record;

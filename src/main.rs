@@ -5,9 +5,11 @@ mod progress;
 mod run;
 mod signals;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     // Copies, state and a folder's objects hold other people's data: nobody else's business. SQLite sets the mode of
@@ -46,20 +48,34 @@ fn give_memory_back() {
 
 /// One line for what is wrong on the command line; help and version as clap prints them.
 fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        return if error.print().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let printed = error.print().or_else(run::ignore_closed);
+            return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            tell(cli::Cli::command().render_help().to_string().trim_end());
+        }
+        ErrorKind::MissingRequiredArgument => {
+            tell("litesnap: no store given: say where to, such as --store s3://my-bucket/backups or --store /backups");
+        }
+        _ => tell(&format!("litesnap: {} (litesnap replicate --help shows everything)", one_line(error))),
     }
-    let text = error.render().to_string();
-    let paragraph: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let what = paragraph.join(" ");
-    let what = what.strip_prefix("error: ").unwrap_or(&what);
-    tell(&format!("litesnap: {what} (litesnap replicate --help shows everything)"));
     ExitCode::from(2)
 }
 
-#[allow(clippy::print_stderr, reason = "errors go to standard error")]
-fn tell(line: &str) {
-    eprintln!("{line}");
+/// What clap says is wrong, and its tip, without the usage that it shows below.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+    let what = paragraphs.next().unwrap_or_default();
+    let tip = paragraphs.find(|p| p.starts_with("tip: ")).map(|tip| format!("; {tip}")).unwrap_or_default();
+    format!("{}{tip}", what.strip_prefix("error: ").unwrap_or(&what))
+}
+
+/// Nobody may be listening any more: no reason to panic, as `eprintln!` would.
+fn tell(text: &str) {
+    writeln!(std::io::stderr(), "{text}").ok();
 }
 
 fn start_logging(bar: &progress::Bar) {

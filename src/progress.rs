@@ -1,14 +1,20 @@
 //! A progress bar on a terminal, nothing on a pipe; and log lines that do not tear it.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use litesnap::cycle::Observer;
 
 /// Shown while a cycle has something to do.
 #[derive(Debug, Clone)]
-pub(crate) struct Bar(Arc<ProgressBar>);
+pub(crate) struct Bar {
+    bar: Arc<ProgressBar>,
+    /// Stored in this cycle.
+    bytes: Arc<AtomicU64>,
+}
 
 impl Bar {
     pub(crate) fn new() -> Self {
@@ -16,37 +22,41 @@ impl Bar {
             true => ProgressDrawTarget::stderr_with_hz(5),
             false => ProgressDrawTarget::hidden(),
         };
-        let template = "{bar:30} {pos}/{len} databases  {per_sec}  {msg}  {eta} left";
+        let template = "{bar:30} {human_pos}/{human_len} databases  {rate}  {msg}  {eta} left";
+        let rate =
+            |state: &ProgressState, text: &mut dyn fmt::Write| write!(text, "{:.0}/s", state.per_sec()).unwrap_or(());
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self(Arc::new(ProgressBar::with_draw_target(Some(0), target).with_style(style)))
+        let bar = ProgressBar::with_draw_target(Some(0), target).with_style(style.with_key("rate", rate));
+        Self { bar: Arc::new(bar), bytes: Arc::default() }
     }
 
     /// Where log lines go: above the bar.
     pub(crate) fn writer(&self) -> impl Write + Send + 'static {
-        AboveBar(Arc::clone(&self.0))
+        AboveBar(Arc::clone(&self.bar))
     }
 }
 
 impl Observer for Bar {
     fn planned(&self, databases: u64) {
-        if self.0.length() == Some(0) {
-            self.0.reset();
+        if self.bar.length() == Some(0) {
+            self.bar.reset();
         }
-        self.0.inc_length(databases);
+        self.bar.inc_length(databases);
     }
 
     fn done(&self, bytes: u64) {
-        self.0.inc(1);
-        if bytes > 0 && !self.0.is_hidden() {
-            let so_far: u64 = self.0.message().split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-            self.0.set_message(format!("{} bytes", so_far + bytes));
+        self.bar.inc(1);
+        let so_far = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if bytes > 0 && !self.bar.is_hidden() {
+            self.bar.set_message(HumanBytes(so_far).to_string());
         }
     }
 
     fn finished(&self) {
-        self.0.finish_and_clear();
-        self.0.set_length(0);
-        self.0.set_message("");
+        self.bar.finish_and_clear();
+        self.bar.set_length(0);
+        self.bar.set_message("");
+        self.bytes.store(0, Ordering::Relaxed);
     }
 }
 

@@ -174,7 +174,7 @@ impl Worker {
         match self.record(&batch) {
             Ok(()) => batch.iter().for_each(count),
             Err(why) => {
-                log::error!("what was stored could not be recorded and will be stored again: {why}");
+                log::debug!("what was stored could not be recorded and will be stored again: {why}");
                 for fact in &batch {
                     fact.tally.unrecorded.fetch_add(1, Ordering::Relaxed);
                     fact.tally.error.lock().get_or_insert_with(|| why.clone());
@@ -201,7 +201,7 @@ impl Worker {
         let place = place_of(fact.prefix.as_deref(), seed);
         let confirmed = |slot: &mut Slot, stamps, stamped_at| {
             slot.fingerprint = Fingerprint::of(stamps, place, seed);
-            let racy = is_racy(stamps.newest(), stamped_at, self.slack);
+            let racy = is_racy(stamps, stamped_at, self.slack);
             slot.flags = slot.flags.with(Flags::RACY, racy).with(Flags::UNKNOWN, false);
         };
         match &fact.change {
@@ -210,16 +210,20 @@ impl Worker {
                 slot.stored_s = *stored_s;
                 end_of_failure(slot);
             }),
-            Change::Same { id, stamps, stamped_at } => self.table.update(*id, |slot| {
+            Change::Same { id, stamps, stamped_at, stored_s } => self.table.update(*id, |slot| {
                 confirmed(slot, stamps, *stamped_at);
+                slot.stored_s = *stored_s;
                 end_of_failure(slot);
             }),
             Change::Failed { id, stamps: Some((stamps, at)), .. } => self.table.update(*id, |slot| {
                 confirmed(slot, stamps, *at);
+                // The count goes on: a file that stays what it is is not news.
+                let failures = slot.failures;
                 end_of_failure(slot);
+                slot.failures = failures;
                 slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true);
             }),
-            Change::Failed { .. } => {}
+            Change::Failed { .. } | Change::Forgotten { .. } => {}
             Change::Gone { id, .. } => self.table.remove(*id),
         }
     }
@@ -227,7 +231,8 @@ impl Worker {
 
 fn end_of_failure(slot: &mut Slot) {
     slot.failures = 0;
-    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false).with(Flags::NOT_A_DATABASE, false);
+    slot.flags = slot.flags.with(Flags::FAILED, false).with(Flags::COOLING, false);
+    slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, false).with(Flags::IGNORED, false);
 }
 
 fn count(fact: &Fact) {
@@ -240,7 +245,7 @@ fn count(fact: &Fact) {
         Change::Same { .. } => {
             tally.unchanged_content.fetch_add(1, Ordering::Relaxed);
         }
-        Change::Failed { .. } | Change::Gone { .. } => {}
+        Change::Failed { .. } | Change::Forgotten { .. } | Change::Gone { .. } => {}
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
@@ -11,14 +12,14 @@ use crate::clock::{Clock, Nanos, SECOND};
 use crate::config::Config;
 use crate::control::Control;
 use crate::cycle::{Cycle, Observer};
-use crate::error::{Error, Result};
-use crate::fs::create_private_dir;
+use crate::error::{Error, Failure, Reason, Result};
+use crate::fs::{create_private_dir, shown};
 use crate::record::{Recorder, chain};
 use crate::report::CycleReport;
 use crate::scan::OwnFiles;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
-use crate::store::{Env, Kind, Store};
+use crate::store::{Described, Env, Kind, Store};
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
 
@@ -34,7 +35,29 @@ pub(crate) struct Engine {
     pub(crate) store: Arc<Store>,
     pub(crate) reader: Reader,
     pub(crate) uploader: Arc<Uploader>,
-    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: Runtime,
+    /// The patterns are those under which everything known was seen.
+    pub(crate) same_patterns: AtomicBool,
+}
+
+/// The asynchronous side. Ending it does not wait for calls that hang in a dead file system.
+#[derive(Debug)]
+pub(crate) struct Runtime(Option<tokio::runtime::Runtime>);
+
+impl std::ops::Deref for Runtime {
+    type Target = tokio::runtime::Runtime;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
@@ -47,6 +70,7 @@ pub struct Replicator {
     cycles: u64,
     scan_no: u16,
     complaint: Complaint,
+    said: Said,
     warned_unmatched: Vec<bool>,
     _lock: StateLock,
 }
@@ -89,7 +113,11 @@ impl Replicator {
         tell_opened(&opened, &path, &store);
         warn_network(&config);
         let table = load(&db, slack(&config))?;
-        let own = own_files(&config, &store)?;
+        let folder = if let Kind::Folder { root } = &store.kind { Some(root.as_path()) } else { None };
+        let own = own_files(&config, folder)?;
+        // Only ever compared: a form that another version writes differently is merely one that changed.
+        let seen_under = format!("{:?} without {:?}", config.patterns, config.excludes);
+        let same_patterns = AtomicBool::new(db.remember_patterns(&seen_under)?);
         let for_parts = config.memory_limit / u64::from(PARTS_SHARE_DIVISOR);
         let for_copies = Budget::new(config.memory_limit - for_parts);
         let reader = Reader::open(&work_dir(&path), for_copies, Arc::clone(&clock), Arc::clone(&control))
@@ -113,7 +141,7 @@ impl Replicator {
         )?;
         let warned_unmatched = vec![false; config.patterns.len()];
         let watch = Watch::new(config, own, table, db, clock, control, pool);
-        let engine = Arc::new(Engine { watch, store, reader, uploader, runtime });
+        let engine = Arc::new(Engine { watch, store, reader, uploader, runtime, same_patterns });
         Ok(Self {
             recorder,
             engine,
@@ -121,6 +149,7 @@ impl Replicator {
             cycles: 0,
             scan_no: 0,
             complaint: Complaint::default(),
+            said: Said::default(),
             warned_unmatched,
             _lock: lock,
         })
@@ -164,6 +193,7 @@ impl Replicator {
         self.engine.watch.db.rest();
         report.requests = self.engine.store.requests.total() - requests;
         report.elapsed = started.elapsed();
+        self.said.tell(&report.errors);
         report
     }
 
@@ -198,16 +228,14 @@ impl Replicator {
     /// Databases whose change a cooldown still holds back: how many, and the first `most` by name.
     #[must_use]
     pub fn held(&self, most: usize) -> (usize, Vec<PathBuf>) {
-        let mut ids = Vec::new();
-        self.engine.watch.table.each(|slot| ids.extend(slot.flags.has(Flags::COOLING).then_some(slot.id)));
-        let path = |id: &u64| self.engine.watch.db.row(*id).ok().flatten().map(|row| row.path);
-        (ids.len(), ids.iter().filter_map(path).take(most).collect())
+        let (n, paths) = held(&self.engine.watch);
+        (n, paths.take(most).collect())
     }
 
     fn name_held(&self) {
         let (n, named) = self.held(20);
         if n > 0 {
-            let named: Vec<String> = named.iter().map(|p| p.display().to_string()).collect();
+            let named: Vec<String> = named.iter().map(|p| shown(p).to_string()).collect();
             log::warn!("{n} changed databases are not stored yet, held back by their cooldown: {}", named.join(", "));
         }
     }
@@ -238,6 +266,23 @@ impl Complaint {
     }
 }
 
+/// Says what is wrong with a cycle as a whole, each thing once and then every half minute while it lasts.
+#[derive(Debug, Default)]
+struct Said(Vec<(String, Instant)>);
+
+impl Said {
+    fn tell(&mut self, errors: &[String]) {
+        let now = Instant::now();
+        self.0.retain(|(said, at)| now - *at < REPEAT && errors.contains(said));
+        for error in errors {
+            if !self.0.iter().any(|(said, _)| said == error) {
+                log::error!("{error}");
+                self.0.push((error.clone(), now));
+            }
+        }
+    }
+}
+
 /// What a `--dry-run` finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Planned {
@@ -256,62 +301,90 @@ pub struct Planned {
 pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl FnMut(Planned)) -> Result<CycleReport> {
     config.check()?;
     let address = Store::describe(&config.store, env)?;
-    let identity =
-        Identity { store: address.identity, template: config.template.as_str().to_owned(), host: config.host.clone() };
+    let identity = Identity {
+        store: address.identity.clone(),
+        template: config.template.as_str().to_owned(),
+        host: config.host.clone(),
+    };
     let path = state_path(&config.state_dir, &identity.store);
     let db = StateDb::open_for_reading(&path, &identity)?;
-    let own = OwnFiles::new(std::slice::from_ref(&config.state_dir));
+    let own = own_files(&config, address.folder.as_deref())?;
     let (pace, now_ms) = (config.pace, clock.now() / 1_000_000);
     let table = load(&db, slack(&config))?;
     let watch = Watch::new(config, own, Arc::new(table), Arc::new(db), clock, Arc::default(), pool()?);
     let mut report = CycleReport { cycle: 1, ..CycleReport::default() };
     let mut further = false;
     for scan_no in 1..=u16::MAX {
-        let wave = watch.scan(scan_no, further, pace);
+        let mut wave = watch.scan(scan_no, further, pace);
         if !further {
-            wave.failures.iter().for_each(|(path, failure)| {
-                report.failures.add(path, failure.clone());
-            });
             report.matched = wave.matched;
+            for error in wave.report.errors {
+                wave.failures.push((error.path, crate::snapshot::io_failure("look at it", &error.source)));
+            }
         }
         report.held = wave.held;
-        for (candidate, failure) in wave.clashing {
-            report.changed += 1;
-            let path = candidate.path.to_path_buf();
-            tell(Planned { path, key: Err(failure.to_string()), why: why(candidate.why) });
-        }
+        let mut refused = wave.failures;
+        refused.extend(wave.clashing.into_iter().map(|(candidate, failure)| (candidate.path.into(), failure)));
+        wave.candidates.sort_by(|a, b| a.path.cmp(&b.path));
         for candidate in wave.candidates {
+            let path = candidate.path.to_path_buf();
+            match key_of(&watch, &address, &candidate, now_ms) {
+                Ok(key) => tell(Planned { path, key: Ok(key), why: why(&candidate) }),
+                Err(failure) => {
+                    refused.push((path, failure));
+                    continue;
+                }
+            }
             report.changed += 1;
-            let key = key_of(&watch, &address.prefix, &candidate, now_ms);
-            tell(Planned { path: candidate.path.to_path_buf(), key, why: why(candidate.why) });
+        }
+        refused.sort_by(|a, b| a.0.cmp(&b.0));
+        for (path, failure) in refused {
+            report.failures.add(&path, failure.clone());
+            tell(Planned { path, key: Err(failure.to_string()), why: failure.reason.word() });
         }
         if !wave.more {
             break;
         }
         further = true;
     }
-    watch.table.each(|slot| report.databases += u64::from(slot.scan != 0));
+    for path in held(&watch).1 {
+        tell(Planned { path, key: Err("held back by its cooldown".into()), why: "cooldown" });
+    }
+    watch.table.each(|slot| {
+        report.databases += u64::from(slot.scan != 0 && !slot.flags.has(Flags::NOT_A_DATABASE));
+    });
     Ok(report)
 }
 
-fn why(why: Option<crate::detect::Why>) -> &'static str {
-    why.map_or("refresh", crate::detect::Why::word)
+/// Changed databases whose cooldown is not over: how many, and their paths one by one.
+fn held(watch: &Watch) -> (usize, impl Iterator<Item = PathBuf>) {
+    let mut ids = Vec::new();
+    watch.table.each(|slot| ids.extend(slot.flags.has(Flags::COOLING).then_some(slot.id)));
+    (ids.len(), ids.into_iter().filter_map(|id| watch.db.row(id).ok().flatten().map(|row| row.path)))
+}
+
+fn why(candidate: &crate::watch::Candidate) -> &'static str {
+    match candidate.why {
+        // Its content would tell; its name and stamps do not.
+        Some(crate::detect::Why::New) if candidate.by_magic => "new, if it is an SQLite database",
+        Some(why) => why.word(),
+        None => "refresh",
+    }
 }
 
 fn key_of(
     watch: &Watch,
-    store_prefix: &str,
+    address: &Described,
     candidate: &crate::watch::Candidate,
     now_ms: i64,
-) -> std::result::Result<String, String> {
-    let prefix = match &candidate.prefix {
-        Some(prefix) => prefix.clone(),
-        None => watch.render(&candidate.path, None).map_err(|e| e.to_string())?,
-    };
+) -> std::result::Result<String, Failure> {
+    let prefix = watch.prefix_of(candidate)?;
+    crate::cycle::check_key(&address.prefix, &prefix, address.name_len_max())?;
     let last = watch.db.row(candidate.id).ok().flatten().and_then(|row| row.key_ms);
-    let (time, _) = crate::timestamp::next_timestamp(now_ms, last).ok_or("no later key is left")?;
-    let key = crate::layout::snapshot_key(&prefix, time);
-    Ok(if store_prefix.is_empty() { key } else { format!("{store_prefix}/{key}") })
+    let time =
+        crate::timestamp::next_timestamp(now_ms, last).or_else(|| crate::timestamp::next_timestamp(now_ms, None));
+    let (time, _) = time.ok_or_else(|| Failure::new(Reason::CopyFailed, "this clock is past the year 9999"))?;
+    Ok(crate::layout::below(&address.prefix, &crate::layout::snapshot_key(&prefix, time)).into_owned())
 }
 
 fn identity(config: &Config, store: &Store) -> Identity {
@@ -388,7 +461,7 @@ fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
             let settled =
                 row.error.as_deref().and_then(crate::error::Failure::parse).is_some_and(|f| f.reason.is_settled());
             slot.flags = Flags::NONE
-                .with(Flags::RACY, crate::detect::is_racy(stamps.newest(), row.stamped_at, slack))
+                .with(Flags::RACY, crate::detect::is_racy(&stamps, row.stamped_at, slack))
                 .with(Flags::NOT_A_DATABASE, settled)
                 .with(Flags::FAILED, row.error.is_some() && !settled);
         }
@@ -400,11 +473,9 @@ fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
 
 /// The state, with its temporary copies, and a folder store: never backed up, by path and by inode. A pattern below
 /// one of them would match nothing, which nobody can mean.
-fn own_files(config: &Config, store: &Store) -> Result<OwnFiles> {
+fn own_files(config: &Config, folder_store: Option<&Path>) -> Result<OwnFiles> {
     let mut dirs = vec![config.state_dir.clone()];
-    if let Kind::Folder { root } = &store.kind {
-        dirs.push(root.clone());
-    }
+    dirs.extend(folder_store.map(Path::to_path_buf));
     for (dir, pattern) in dirs.iter().flat_map(|dir| config.patterns.iter().map(move |p| (dir, p))) {
         let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         if real(pattern.root()).starts_with(real(dir)) {
@@ -418,13 +489,14 @@ fn own_files(config: &Config, store: &Store) -> Result<OwnFiles> {
     Ok(OwnFiles::new(&dirs))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
+fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("store")
         .enable_all()
         .build()
+        .map(|runtime| Runtime(Some(runtime)))
         .map_err(|source| Error::Io { attempt: "start the threads that upload", path: PathBuf::new(), source })
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Failure, Reason};
+use crate::fs::shown;
 
 /// Named in a report at most; beyond that they are counted, and `state.db` has them all.
 pub const NAMED_MAX: usize = 10_000;
@@ -51,6 +52,11 @@ impl Failures {
         &self.named
     }
 
+    /// Puts the named ones into the order of their paths.
+    pub(crate) fn sort(&mut self) {
+        self.named.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
     /// How many are failures: an empty or vanished file has nothing to lose.
     #[must_use]
     pub fn failed(&self) -> u64 {
@@ -91,6 +97,8 @@ pub struct CycleReport {
     pub elapsed: Duration,
     /// Per pattern, whether anything matched.
     pub matched: Vec<bool>,
+    /// Patterns that nothing matched, where that is an error of the person who wrote them.
+    pub unmatched: Vec<String>,
     /// Patterns whose folder is not there.
     pub missing_roots: Vec<PathBuf>,
     /// What concerns the cycle as a whole, each one line: too many databases gone, state not recorded.
@@ -102,10 +110,12 @@ pub struct CycleReport {
 }
 
 impl CycleReport {
-    /// Whether there is anything to tell.
+    /// Whether there is anything to tell. A file that is no database, and was none before, is no event.
     #[must_use]
     pub fn is_eventful(&self) -> bool {
-        self.changed + self.gone + self.untried + self.failures.failed() > 0 || !self.errors.is_empty()
+        let alive = |reason: &Reason| reason.is_failure() && !reason.is_settled();
+        let failing = self.failures.by_reason().keys().any(alive);
+        self.changed + self.gone + self.untried > 0 || failing || !self.errors.is_empty()
     }
 
     /// Databases that could not be protected.
@@ -120,7 +130,9 @@ impl CycleReport {
         match (self.interrupted, &self.store_down) {
             (Some(signal), _) => u8::try_from(128 + signal).unwrap_or(130),
             (None, Some(_)) => 3,
-            (None, None) => u8::from(self.failed() > 0 || self.untried > 0 || !self.errors.is_empty()),
+            (None, None) if self.failed() > 0 || self.untried > 0 || !self.errors.is_empty() => 1,
+            (None, None) if !self.unmatched.is_empty() => 2,
+            (None, None) => 0,
         }
     }
 
@@ -153,7 +165,7 @@ impl CycleReport {
         // A store that is down is one line, not one per database.
         let told = |u: &&Unprotected| self.store_down.is_none() || !u.failure.reason.concerns_store();
         for Unprotected { path, failure } in self.failures.named().iter().filter(told) {
-            writeln!(text, "{}: {failure}", path.display()).expect("writing to a string cannot fail");
+            writeln!(text, "{}: {failure}", shown(path)).expect("writing to a string cannot fail");
         }
         if self.failures.unnamed() > 0 {
             writeln!(text, "and {} more, in the table databases of the state", self.failures.unnamed())
@@ -189,6 +201,7 @@ struct JsonReport<'a> {
     by_reason: BTreeMap<&'static str, u64>,
     unprotected: Vec<JsonUnprotected<'a>>,
     errors: &'a [String],
+    unmatched: &'a [String],
     store_down: Option<&'a str>,
     interrupted_by_signal: Option<i32>,
     exit_code: u8,
@@ -224,6 +237,7 @@ impl<'a> From<&'a CycleReport> for JsonReport<'a> {
             by_reason: r.failures.by_reason().iter().map(|(reason, n)| (reason.word(), *n)).collect(),
             unprotected: r.failures.named().iter().map(unprotected).collect(),
             errors: &r.errors,
+            unmatched: &r.unmatched,
             store_down: r.store_down.as_ref().map(|f| f.detail.as_str()),
             interrupted_by_signal: r.interrupted,
             exit_code: r.exit_code(),

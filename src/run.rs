@@ -9,7 +9,8 @@ use litesnap::clock::SystemClock;
 use litesnap::config::{Config, default_state_dir, parse_patterns};
 use litesnap::control::Control;
 use litesnap::detect::Pace;
-use litesnap::error::Error;
+use litesnap::error::{Error, Reason};
+use litesnap::fs::shown;
 use litesnap::layout::Template;
 use litesnap::pattern::Excludes;
 use litesnap::replicate::{Planned, Replicator, dry_run, store_error};
@@ -96,50 +97,66 @@ fn once(
     env: &[(String, String)],
     args: &Replicate,
 ) -> anyhow::Result<u8> {
-    let report = replicator.run_cycle(false);
+    let mut report = replicator.run_cycle(false);
+    if !args.allow_empty {
+        report.unmatched = unmatched(&report, config);
+    }
     print(&if args.json { report.json() + "\n" } else { report.text() })?;
     let (held, named) = replicator.held(20);
     if held > 0 {
-        let named: Vec<String> = named.iter().map(|p| p.display().to_string()).collect();
+        let named: Vec<String> = named.iter().map(|p| shown(p).to_string()).collect();
         log::warn!("{held} changed databases wait for the end of their cooldown: {}", named.join(", "));
     }
     if let Some(signal) = report.interrupted {
         return Err(Error::Interrupted { signal }.into());
     }
     if let Some(error) = store_error(&report, replicator.store_name()) {
-        return Err(with_hint(error, env));
+        return Err(match (error, hint(&report, env)) {
+            (Error::Store { what }, Some(hint)) => Error::Store { what: format!("{what}; {hint}") }.into(),
+            (error, _) => error.into(),
+        });
     }
-    if !args.allow_empty {
-        matched(&report, config)?;
-    }
-    Ok(report.exit_code())
+    ended(&report)
 }
 
-/// A pattern that matches nothing is most often a typing error.
-fn matched(report: &CycleReport, config: &Config) -> Result<(), Error> {
-    let none = config.patterns.iter().zip(&report.matched).find(|(_, matched)| !**matched);
-    let Some((pattern, _)) = none.filter(|_| report.errors.is_empty() && report.failed() == 0) else { return Ok(()) };
-    let root = pattern.root();
-    let why = if root.is_dir() { "" } else { " (there is no such folder)" };
-    Err(Error::Usage(format!(
-        "nothing matches {}{why}: check it with --dry-run, or give --allow-empty if there may be none",
-        pattern.text()
-    )))
+/// Patterns that match nothing: most often a typing error. Below a folder only databases count.
+fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
+    let nothing = report.databases == 0 && report.failures.by_reason().is_empty() && report.errors.is_empty();
+    let none = config.patterns.iter().zip(&report.matched);
+    let none = none.filter(|(pattern, matched)| !**matched || (nothing && pattern.magic_only()));
+    none.map(|(pattern, _)| {
+        let root = pattern.root();
+        let why = if root.is_dir() { String::new() } else { format!(" (there is no folder {})", shown(root)) };
+        pattern.text().to_owned() + &why
+    })
+    .collect()
 }
 
-/// Where credentials may be the cause, how to hand them over.
-fn with_hint(error: Error, env: &[(String, String)]) -> anyhow::Error {
+/// The exit code, or the error that is the only thing wrong.
+fn ended(report: &CycleReport) -> anyhow::Result<u8> {
+    let code = report.exit_code();
+    if report.unmatched.is_empty() {
+        return Ok(code);
+    }
+    let what = format!("nothing matches {}", report.unmatched.join(", nor "));
+    if code != 2 {
+        log::error!("{what}");
+        return Ok(code);
+    }
+    Err(Error::Usage(format!("{what}: check it with --dry-run, or give --allow-empty if there may be none")).into())
+}
+
+/// Where credentials may be the cause of the store being down, how to hand them over.
+fn hint(report: &CycleReport, env: &[(String, String)]) -> Option<String> {
+    let refused = report.store_down.as_ref().is_some_and(|f| f.reason == Reason::StoreRefused);
     let home = env.iter().find(|(k, _)| k == "HOME").map(|(_, v)| PathBuf::from(v));
-    match (&error, credentials_hint(env, home.as_deref())) {
-        (Error::Store { what }, Some(hint)) => Error::Store { what: format!("{what}; {hint}") }.into(),
-        _ => error.into(),
-    }
+    refused.then(|| credentials_hint(env, home.as_deref())).flatten()
 }
 
 fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)]) -> anyhow::Result<u8> {
-    let (known, bytes) = replicator.known();
+    let (known, _) = replicator.known();
     log::info!(
-        "replicating {} to {} every {}; state {} ({known} databases known, {bytes} bytes of memory)",
+        "replicating {} to {} every {}; the state {} knows {known} databases",
         config.patterns.iter().map(|p| p.text().to_owned()).collect::<Vec<_>>().join(" "),
         replicator.store_name(),
         humantime::format_duration(config.interval),
@@ -152,7 +169,7 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
         } else {
             log::debug!("{}", report.line());
         }
-        if let Some(hint) = report.store_down.as_ref().and_then(|_| credentials_hint(env, None)).filter(|_| !hinted) {
+        if let Some(hint) = hint(report, env).filter(|_| !hinted) {
             log::error!("{hint}");
             hinted = true;
         }
@@ -165,7 +182,7 @@ fn plan(config: Config, env: &[(String, String)], args: &Replicate) -> anyhow::R
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
     let checked = config.clone();
-    let report = dry_run(config, env, Arc::new(SystemClock), |planned| {
+    let mut report = dry_run(config, env, Arc::new(SystemClock), |planned| {
         if written.is_ok() {
             written = writeln!(out, "{}", planned_line(&planned, args.json));
         }
@@ -173,15 +190,17 @@ fn plan(config: Config, env: &[(String, String)], args: &Replicate) -> anyhow::R
     written.and_then(|()| out.flush()).or_else(ignore_closed).context("cannot write to standard output")?;
     drop(out);
     let summary = format!("would store {} of {} databases", report.changed, report.databases);
-    log::info!("{summary}{}", if report.held > 0 { format!(", {} held back", report.held) } else { String::new() });
+    let more = [(report.held, "held back"), (report.failed(), "that cannot be")];
+    let more = more.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!(", {n} {what}")).collect::<String>();
+    log::info!("{summary}{more}");
     if !args.allow_empty {
-        matched(&report, &checked)?;
+        report.unmatched = unmatched(&report, &checked);
     }
-    Ok(report.exit_code())
+    ended(&report)
 }
 
 fn planned_line(planned: &Planned, json: bool) -> String {
-    let path = planned.path.display();
+    let path = shown(&planned.path);
     match (&planned.key, json) {
         (Ok(key), false) => format!("{path} -> {key} ({})", planned.why),
         (Err(why_not), false) => format!("{path}: {why_not}"),
@@ -204,6 +223,6 @@ fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Whoever reads our output may have seen enough.
-fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
+pub(crate) fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }

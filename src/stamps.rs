@@ -141,12 +141,10 @@ impl Stamps {
         Ok((Self::new(&stat, wal.as_ref(), journal.as_ref()), stat))
     }
 
-    /// The newest of all times in these stamps.
-    #[must_use]
-    pub fn newest(&self) -> Nanos {
-        let wal = self.wal.map_or(Nanos::MIN, |w| w.mtime);
-        let journal = self.journal.map_or(Nanos::MIN, |j| j.mtime);
-        self.main.mtime.max(self.main.ctime).max(wal).max(journal)
+    /// All times in these stamps.
+    pub fn times(&self) -> impl Iterator<Item = Nanos> {
+        let sidecars = [self.wal.map(|w| w.mtime), self.journal.map(|j| j.mtime)];
+        [self.main.mtime, self.main.ctime].into_iter().chain(sidecars.into_iter().flatten())
     }
 }
 

@@ -28,6 +28,7 @@ use crate::snapshot::TempCopy;
 use crate::stamps::Stamps;
 use crate::store::{Store, classify};
 use crate::timestamp::{Timestamp, next_timestamp};
+use crate::window::{Passage, Window};
 
 /// How long uploads in flight may go on after a stop was asked for. The whole process has ten seconds.
 const GRACE: Duration = Duration::from_secs(6);
@@ -107,6 +108,9 @@ pub struct Uploader {
     creates: AtomicBool,
     /// Failures in a row that concern the whole store.
     refused_in_a_row: AtomicU32,
+    /// Something was stored since they were last counted anew.
+    stores: AtomicBool,
+    window: Arc<Window>,
 }
 
 /// A request slot, held while bytes are on their way.
@@ -116,8 +120,8 @@ type Slot = OwnedSemaphorePermit;
 type InFlight = JoinSet<(object_store::Result<()>, Slot)>;
 
 impl Uploader {
-    /// `budget` is for the parts of large objects alone. At most `concurrency` requests at once, `bytes_per_s` bytes a second (0 for no limit), each upload done or given
-    /// up within a time that `request_timeout` sets.
+    /// `budget` is for the parts of large objects alone. At most `concurrency` requests at once, `bytes_per_s` bytes a
+    /// second (0 for no limit), each upload done or given up within a time that `request_timeout` sets.
     #[must_use]
     pub fn new(
         store: Arc<Store>,
@@ -138,6 +142,8 @@ impl Uploader {
             time_max: request_timeout * 2 + Duration::from_secs(40),
             creates: AtomicBool::new(true),
             refused_in_a_row: AtomicU32::new(0),
+            stores: AtomicBool::new(false),
+            window: Window::new(request_timeout),
         })
     }
 
@@ -150,6 +156,7 @@ impl Uploader {
     /// Starts counting anew.
     pub fn forget_refusals(&self) {
         self.refused_in_a_row.store(0, Ordering::Relaxed);
+        self.stores.store(false, Ordering::Relaxed);
     }
 
     /// Uploads all `jobs` until their sender is dropped, and hands each one's end to `ended`.
@@ -175,10 +182,13 @@ impl Uploader {
 
     fn note(&self, outcome: &Outcome) {
         match outcome {
+            // A store that takes some and refuses others is not down: a policy or a folder's rights tell them apart.
+            Outcome::Failed(f) if f.reason == Reason::StoreRefused && self.stores.load(Ordering::Relaxed) => {}
             Outcome::Failed(f) if f.reason.concerns_store() => {
                 self.refused_in_a_row.fetch_add(1, Ordering::Relaxed);
             }
             Outcome::Untried => {}
+            Outcome::Stored(_) if !self.stores.swap(true, Ordering::Relaxed) => self.note(outcome),
             // Once a cycle has given up, an answer that comes late does not change what it left out.
             _ => {
                 let reset = |n| (n < DOWN_AFTER).then_some(0);
@@ -238,21 +248,31 @@ impl Uploader {
     /// One create-only put within its time; the object's size, or `None` if the key is taken by something else.
     async fn put_whole(&self, path: &object_store::path::Path, object: PutPayload) -> Result<Option<u64>, Stopped> {
         let bytes = u64::try_from(object.content_length()).unwrap_or(u64::MAX);
-        self.may_send(bytes).await?;
-        tokio::select! {
-            put = tokio::time::timeout(self.time_max, self.put_once(path, object)) => match put {
-                Ok(put) => Ok(put?.then_some(bytes)),
-                Err(_) => Err(self.timed_out().into()),
-            },
+        let passage = self.may_send(bytes).await?;
+        let put = tokio::select! {
+            put = tokio::time::timeout(self.time_max, self.put_once(path, object)) => {
+                put.unwrap_or_else(|_| Err(self.timed_out().into()))
+            }
             () = self.grace_is_over() => Err(Stopped::Interrupted),
+        };
+        match &put {
+            Ok(_) => passage.arrived(),
+            Err(Stopped::Failed(f)) if f.reason == Reason::StoreTimeout => passage.timed_out(),
+            Err(_) => drop(passage),
         }
+        Ok(put?.then_some(bytes))
     }
 
-    /// Waits for its turn under the upload limit. That takes as long as it takes: it is not the store's time.
-    async fn may_send(&self, bytes: u64) -> Result<(), Stopped> {
+    /// Waits for its turn under the upload limit, and for room on the line. That takes as long as it takes: it is not the
+    /// store's time.
+    async fn may_send(&self, bytes: u64) -> Result<Passage, Stopped> {
+        let turn = async {
+            self.limiter.wait_for(bytes).await;
+            self.window.enter(bytes).await
+        };
         tokio::select! {
             biased;
-            () = self.limiter.wait_for(bytes) => Ok(()),
+            passage = turn => Ok(passage),
             () = self.control.until_stopped() => Err(Stopped::Interrupted),
         }
     }
@@ -371,10 +391,15 @@ impl Uploader {
         while let Some((Part { bytes: data, permit }, slot)) = part.take() {
             let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
             bytes += len;
-            self.may_send(len).await?;
+            let passage = self.may_send(len).await?;
             let put = upload.put_part(data.into());
             in_flight.spawn(async move {
                 let put = put.await;
+                match &put {
+                    Ok(()) => passage.arrived(),
+                    Err(e) if classify(e).reason == Reason::StoreTimeout => passage.timed_out(),
+                    Err(_) => drop(passage),
+                }
                 drop(permit);
                 (put, slot)
             });

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::control::Control;
 use crate::detect::{Action, Fingerprint, Pace, RACY_SLACK, Verdict, Why, detect, is_clock_suspect, schedule};
 use crate::error::{Failure, Reason};
-use crate::fs::peculiar_file_system;
+use crate::fs::{peculiar_file_system, shown};
 use crate::layout::TEMPLATE_DEFAULT;
 use crate::scan::{Found, OwnFiles, ScanReport, Scanner};
 use crate::stamps::Stamps;
@@ -34,20 +34,18 @@ pub struct Candidate {
     pub path: Box<Path>,
     /// Key prefix, unless the path tells it.
     pub prefix: Option<String>,
-    /// Why it counts as changed; `None` for a refresh.
+    /// Why it counts as changed; `None` for the refresh of one that does not.
     pub why: Option<Why>,
+    /// Stored again even if its content is stored already.
+    pub refresh: bool,
+    /// The name to read it under: that of a hard link beside which its sidecars lie.
+    pub read_path: Option<Box<Path>>,
     /// Its stamps in the scan.
     pub stamps: Stamps,
+    /// When they were taken.
+    pub stamped_at: Nanos,
     /// Found below a folder pattern: without an SQLite header it is simply no database.
     pub by_magic: bool,
-}
-
-impl Candidate {
-    /// Stored again even if its content is stored already.
-    #[must_use]
-    pub fn is_refresh(&self) -> bool {
-        self.why.is_none()
-    }
 }
 
 /// A scan's findings.
@@ -120,6 +118,11 @@ impl Watch {
             .map_err(|e| Failure::new(Reason::KeyClash, format!("its key cannot be made: {e}")))
     }
 
+    /// The key prefix of a database taken up.
+    pub(crate) fn prefix_of(&self, candidate: &Candidate) -> Result<String, Failure> {
+        candidate.prefix.clone().map_or_else(|| self.render(&candidate.path, None), Ok)
+    }
+
     /// The key prefix, unless the path alone tells it.
     fn prefix(&self, path: &Path, pattern: usize) -> Result<Option<String>, Failure> {
         if self.config.template.as_str() == TEMPLATE_DEFAULT {
@@ -158,8 +161,14 @@ impl Watch {
         wave
     }
 
+    /// Whether the patterns would find a database at `path`.
+    pub(crate) fn is_wanted(&self, path: &Path) -> bool {
+        let Config { patterns, excludes, .. } = &self.config;
+        patterns.iter().any(|p| p.captures(path).is_some() && !excludes.cover(path, p.root()))
+    }
+
     /// Whether this is the first warning about `id`.
-    fn first_time(&self, id: u64) -> bool {
+    pub(crate) fn first_time(&self, id: u64) -> bool {
         let mut named = self.named.lock();
         named.len() < NAMED_MAX && named.insert(id)
     }
@@ -181,6 +190,34 @@ struct Linked {
     names: u64,
     stamps: Stamps,
     pattern: usize,
+}
+
+/// A database as one scan met it.
+struct Sight<'a> {
+    id: u64,
+    path: &'a Path,
+    /// The name to read it under, where that is another one.
+    read_path: Option<&'a Path>,
+    prefix: Option<String>,
+    stamps: &'a Stamps,
+    stamped_at: Nanos,
+    by_magic: bool,
+}
+
+impl Sight<'_> {
+    fn candidate(self, why: Option<Why>, refresh: bool) -> Candidate {
+        Candidate {
+            id: self.id,
+            path: self.path.into(),
+            read_path: self.read_path.map(Box::from),
+            prefix: self.prefix,
+            why,
+            refresh,
+            stamps: *self.stamps,
+            stamped_at: self.stamped_at,
+            by_magic: self.by_magic,
+        }
+    }
 }
 
 /// One scan under way; visited from all threads.
@@ -210,27 +247,46 @@ impl Judging<'_> {
             });
             return;
         }
-        self.judge(found.path, &found.stamps, found.pattern);
+        self.judge(found.path, &found.stamps, found.pattern, None);
     }
 
-    /// One file with several names is stored once, under the first of its names.
+    /// One file with several names is stored once, under the first of its names, and read under the one beside which
+    /// its sidecars lie: what is committed is in them.
     fn settle_links(&self) {
         let mut linked = std::mem::take(&mut *self.linked.lock());
         linked.sort_by(|a, b| (a.file, a.pattern, &a.path).cmp(&(b.file, b.pattern, &b.path)));
         for names in linked.chunk_by(|a, b| a.file == b.file) {
             let first = &names[0];
-            self.judge(&first.path, &first.stamps, first.pattern);
+            names.iter().for_each(|name| self.matched[name.pattern].store(true, Ordering::Relaxed));
+            let mut lively = names.iter().filter(|n| n.stamps.wal.is_some() || n.stamps.journal.is_some());
+            match (lively.next(), lively.next()) {
+                (Some(one), Some(other)) if one.path != other.path => self.refuse_linked(first, one, other),
+                (Some(one), _) => self.judge(&first.path, &one.stamps, first.pattern, Some(&one.path)),
+                (None, _) => self.judge(&first.path, &first.stamps, first.pattern, None),
+            }
             if self.watch.first_time(id_of(&first.path, self.watch.db.seed())) {
                 log::warn!(
-                    "db={} is one file with {} names; a -wal or -journal beside another name is not seen",
-                    first.path.display(),
+                    "db={} is one file with {} names; a -wal or -journal beside a name outside the patterns is not seen",
+                    shown(&first.path),
                     first.names
                 );
             }
         }
     }
 
-    fn judge(&self, path: &Path, stamps: &Stamps, pattern: usize) {
+    fn refuse_linked(&self, first: &Linked, one: &Linked, other: &Linked) {
+        let seen = self.watch.table.see(id_of(&first.path, self.watch.db.seed()), self.scan_no);
+        if seen.again {
+            return;
+        }
+        let (one, other) = (shown(&one.path), shown(&other.path));
+        let what = format!(
+            "one file with several names, and a -wal or -journal beside both {one} and {other}: which holds cannot be told"
+        );
+        self.fail(&first.path, Failure::new(Reason::Linked, what));
+    }
+
+    fn judge(&self, path: &Path, stamps: &Stamps, pattern: usize, read_path: Option<&Path>) {
         let watch = self.watch;
         let id = id_of(path, watch.db.seed());
         let seen = watch.table.see(id, self.scan_no);
@@ -251,30 +307,41 @@ impl Judging<'_> {
         if seen.slot.flags.has(Flags::TAKEN) {
             return;
         }
-        let newest = stamps.newest();
-        if is_clock_suspect(newest, self.started) && watch.first_time(id) {
-            log::warn!("db={} has a time in the future: its clock or ours is wrong", path.display());
+        let taken_at = self.taken_at(stamps);
+        if is_clock_suspect(stamps, taken_at, watch.slack) && watch.first_time(id) {
+            log::warn!("db={} has a time in the future: its clock or ours is wrong", shown(path));
         }
         let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
-        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, newest, self.started, watch.slack);
+        let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, stamps, taken_at, watch.slack);
         let by_magic = watch.config.patterns[pattern].magic_only();
-        let candidate = |why| Candidate { id, path: path.into(), prefix, why, stamps: *stamps, by_magic };
-        self.act(&seen.slot, verdict, candidate);
+        let sight = Sight { id, path, read_path, prefix, stamps, stamped_at: taken_at, by_magic };
+        self.act(&seen.slot, verdict, sight);
     }
 
-    fn act(&self, slot: &Slot, verdict: Verdict, candidate: impl FnOnce(Option<Why>) -> Candidate) {
+    /// When `stamps` were taken: not before the scan began. A long scan meets files written since; asked only for
+    /// these, the clock costs nothing.
+    fn taken_at(&self, stamps: &Stamps) -> Nanos {
+        if stamps.times().any(|time| time > self.started) { self.watch.clock.now() } else { self.started }
+    }
+
+    fn act(&self, slot: &Slot, verdict: Verdict, sight: Sight<'_>) {
         if slot.flags.has(Flags::NOT_A_DATABASE) && verdict == Verdict::Unchanged {
-            return self.still_no_database(slot, &candidate(None));
+            return self.still_no_database(slot, &sight);
         }
         let now_s = u32::try_from(self.started / SECOND).unwrap_or(u32::MAX);
-        match (schedule(verdict, slot.stored_s, now_s, slot.id, self.pace), verdict) {
-            (Action::Skip, _) => {}
-            (Action::Hold, _) => {
+        let action = schedule(verdict, slot.stored_s, now_s, slot.id, self.pace);
+        let why = match verdict {
+            Verdict::Changed(why) | Verdict::Unknown(why) => Some(why),
+            Verdict::Unchanged => None,
+        };
+        match action {
+            Action::Skip => {}
+            Action::Hold => {
                 self.wave.lock().held += 1;
                 self.watch.table.update(slot.id, |slot| slot.flags = slot.flags.with(Flags::COOLING, true));
             }
-            (_, Verdict::Changed(why) | Verdict::Unknown(why)) => self.take_up(candidate(Some(why))),
-            (_, Verdict::Unchanged) => self.take_up(candidate(None)),
+            Action::Snapshot => self.take_up(sight.candidate(why, false)),
+            Action::Refresh => self.take_up(sight.candidate(why, true)),
         }
     }
 
@@ -289,13 +356,14 @@ impl Judging<'_> {
     }
 
     /// A file that matched and is known to be no database is named in each cycle, without being opened.
-    fn still_no_database(&self, slot: &Slot, file: &Candidate) {
-        if file.by_magic && slot.stored_s == 0 {
+    fn still_no_database(&self, slot: &Slot, file: &Sight<'_>) {
+        if self.further || (file.by_magic && slot.stored_s == 0) {
             return;
         }
-        let row = self.watch.db.row(slot.id).ok().flatten();
+        let has_room = self.wave.lock().failures.len() < crate::report::NAMED_MAX;
+        let row = has_room.then(|| self.watch.db.row(slot.id).ok().flatten()).flatten();
         let known = row.and_then(|row| row.error).and_then(|error| Failure::parse(&error));
-        self.fail(&file.path, known.unwrap_or_else(|| Failure::new(Reason::NotADatabase, "no SQLite header")));
+        self.fail(file.path, known.unwrap_or_else(|| Failure::new(Reason::NotADatabase, "no SQLite header")));
     }
 
     fn fail(&self, path: &Path, failure: Failure) {
@@ -310,14 +378,15 @@ impl Judging<'_> {
         wave.matched = self.matched.into_iter().map(AtomicBool::into_inner).collect();
         let mut places = self.places.into_inner();
         places.sort_unstable();
+        if places.windows(2).all(|pair| pair[0].0 != pair[1].0) {
+            return wave;
+        }
+        let paths: HashMap<u64, &Path> = wave.candidates.iter().map(|c| (c.id, &*c.path)).collect();
         let clashes: HashMap<u64, Clash> = places
             .chunk_by(|a, b| a.0 == b.0)
             .filter(|same| same.len() > 1)
-            .map(|same| (same[0].0, Clash::look(self.watch, same, &wave.candidates)))
+            .map(|same| (same[0].0, Clash::look(self.watch, same, &paths)))
             .collect();
-        if clashes.is_empty() {
-            return wave;
-        }
         let seed = self.watch.db.seed();
         let refused = |c: &mut Candidate| {
             clashes.get(&place_of(c.prefix.as_deref(), seed)).is_some_and(|clash| clash.owner != Some(c.id))
@@ -339,7 +408,7 @@ struct Clash {
 }
 
 impl Clash {
-    fn look(watch: &Watch, same: &[(u64, u64)], candidates: &[Candidate]) -> Self {
+    fn look(watch: &Watch, same: &[(u64, u64)], candidates: &HashMap<u64, &Path>) -> Self {
         let (mut paths, mut owner) = (Vec::new(), None);
         for (place, id) in same {
             let row = watch.db.row(*id).ok().flatten();
@@ -347,7 +416,7 @@ impl Clash {
             if stored && row.as_ref().is_some_and(|r| place_of(r.prefix.as_deref(), watch.db.seed()) == *place) {
                 owner = Some(*id);
             }
-            let found = candidates.iter().find(|c| c.id == *id).map(|c| c.path.to_path_buf());
+            let found = candidates.get(id).map(|path| path.to_path_buf());
             if let Some(path) = found.or(row.map(|r| r.path)) {
                 paths.push((*id, path));
             }
@@ -357,7 +426,7 @@ impl Clash {
 
     fn failure(&self, candidate: &Candidate) -> Failure {
         let other = self.paths.iter().find(|(id, _)| *id != candidate.id);
-        let other = other.map_or_else(|| "another database".into(), |(_, path)| path.display().to_string());
+        let other = other.map_or_else(|| "another database".into(), |(_, path)| shown(path).to_string());
         let key = candidate.prefix.as_deref().unwrap_or_default();
         let what = format!("its key {key} is also that of {other}: a --key-template with more names tells them apart");
         Failure::new(Reason::KeyClash, what)

@@ -3,7 +3,7 @@
 //! Order: stamps, then looks that take no lock, then SQLite's own read, then the directory as found. What a crash
 //! leaves (a temporary copy, an empty `-wal` and a `-shm`) is removed at the next start by [`Reader::open`].
 //!
-//! A second way of reading, for databases that nobody is writing, can be put beside [`sqlite`] in [`Reader::read`]:
+//! A second way of reading, for databases that nobody is writing, can be put beside `sqlite` in `Reader::read`:
 //! the content hash is defined so that both agree.
 
 mod locks;
@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -109,8 +109,7 @@ impl Reader {
                 main.display()
             );
         }
-        // A copy, its serialised form and its compressed form are in memory together; all cores must fit in.
-        let memory_max = (budget.total() / 16).min(8 << 20);
+        let memory_max = (budget.total() / 8).min(8 << 20);
         Ok(Self {
             temp,
             intents,
@@ -146,9 +145,13 @@ impl Reader {
         let header = self.probe(main, &stat)?;
         let wal = stamps.wal.map_or(0, |w| w.size);
         let estimate = stat.size.saturating_add(wal);
-        let permit = self.budget.take(if estimate <= self.memory_max { 3 * estimate + (256 << 10) } else { 8 << 20 });
-        let copied = self.read(main, is_wal(&header))?;
-        let content_hash = hash(&copied, &stat)?;
+        let is_large = estimate > self.memory_max;
+        let room = is_large.then(|| self.temp.reserve(estimate, self.control.stop_flag())).transpose()?;
+        // A copy in memory, its serialised form and its compressed form are there together. A large database takes as
+        // much: its -wal may be what is large, and then it is copied in memory all the same.
+        let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
+        let copied = self.read(main, room, is_wal(&header))?;
+        let content_hash = hash(&copied, &stat, self.control.stop_flag())?;
         Ok(Snapshot {
             image: copied.image,
             page_size: copied.page_size,
@@ -213,7 +216,7 @@ impl Reader {
         ))
     }
 
-    fn read(&self, main: &Path, wal_mode: bool) -> Result<sqlite::Copied, Failure> {
+    fn read(&self, main: &Path, room: Option<TempCopy>, wal_mode: bool) -> Result<sqlite::Copied, Failure> {
         let before = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
         let intent = self.intents.note(main, before).map_err(|e| {
             Failure::new(Reason::CopyFailed, format!("cannot note the intent to read it in the state directory: {e}"))
@@ -226,7 +229,7 @@ impl Reader {
             stop: self.control.stop_flag(),
             wal_mode,
         };
-        let copied = sqlite::copy(main, &how);
+        let copied = sqlite::copy(main, room, &how);
         if copied.as_ref().is_err_and(|f| f.reason == Reason::Busy) {
             self.spend(started.elapsed());
         }
@@ -284,17 +287,23 @@ fn read_header(file: &mut File, len: u64) -> Result<Header, Failure> {
     Ok(header)
 }
 
+/// Whether the file begins as an SQLite database does; false if it cannot be read. Not while it is open in SQLite.
+pub(crate) fn has_magic(main: &Path) -> bool {
+    let mut first = [0; header::MAGIC.len()];
+    File::open(main).and_then(|mut file| file.read_exact(&mut first)).is_ok_and(|()| header::has_magic(&first))
+}
+
 /// Reading version 2 alone is what makes SQLite open the `-wal`.
 fn is_wal(header: &Header) -> bool {
     header.read_version == 2
 }
 
-fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure> {
+fn hash(copied: &sqlite::Copied, stat: &FileStat, stop: &AtomicBool) -> Result<ContentHash, Failure> {
     let mut hasher = ContentHasher::new(copied.page_size, copied.page_count);
     match &copied.image {
         Image::Memory(bytes) => hasher.update(bytes),
         Image::File(copy) => {
-            let read = hash_file(copy.path(), &mut hasher);
+            let read = hash_file(copy.path(), &mut hasher, stop);
             read.map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {e}")))?;
         }
     }
@@ -303,11 +312,12 @@ fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure
         .map_err(|e| Failure::new(Reason::CopyFailed, format!("its copy is not whole: {e}")))
 }
 
-fn hash_file(path: &Path, hasher: &mut ContentHasher) -> io::Result<()> {
+fn hash_file(path: &Path, hasher: &mut ContentHasher, stop: &AtomicBool) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file.read(&mut chunk)? {
+            _ if stop.load(Ordering::Relaxed) => return Err(io::Error::other("interrupted")),
             0 => return Ok(()),
             n => hasher.update(&chunk[..n]),
         }

@@ -46,10 +46,10 @@ pub(super) struct How<'a> {
     pub(super) wal_mode: bool,
 }
 
-/// Copies the database at `main` as of one commit.
-pub(super) fn copy(main: &Path, how: &How<'_>) -> Result<Copied, Failure> {
+/// Copies the database at `main` as of one commit; into `room`, if it is too large for memory.
+pub(super) fn copy(main: &Path, room: Option<TempCopy>, how: &How<'_>) -> Result<Copied, Failure> {
     let source = open(main, how.busy_timeout).map_err(|e| failure(main, how.wal_mode, &e))?;
-    copy_from(&source, main, how)
+    copy_from(&source, main, room, how)
     // `source` closes here: with NO_CKPT_ON_CLOSE it leaves the log alone even if it is the last connection.
 }
 
@@ -60,7 +60,7 @@ fn open(main: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     Ok(source)
 }
 
-fn copy_from(source: &Connection, main: &Path, how: &How<'_>) -> Result<Copied, Failure> {
+fn copy_from(source: &Connection, main: &Path, room: Option<TempCopy>, how: &How<'_>) -> Result<Copied, Failure> {
     let wrong = |e: rusqlite::Error| failure(main, how.wal_mode, &e);
     source.execute_batch("BEGIN").map_err(wrong)?;
     // The first read takes the lock or fixes the WAL's end: everything below sees this one commit.
@@ -74,7 +74,7 @@ fn copy_from(source: &Connection, main: &Path, how: &How<'_>) -> Result<Copied, 
     let image = if raw_size <= how.memory_max {
         into_memory(source, main, raw_size, how)?
     } else {
-        into_file(source, main, page_size, raw_size, how)?
+        into_file(source, main, page_size, raw_size, room, how)?
     };
     let sqlite_version = last_writer(source);
     source.execute_batch("COMMIT").map_err(wrong)?;
@@ -97,8 +97,19 @@ fn into_memory(source: &Connection, main: &Path, raw_size: u64, how: &How<'_>) -
     Ok(Image::Memory(image))
 }
 
-fn into_file(source: &Connection, main: &Path, page_size: u32, raw_size: u64, how: &How<'_>) -> Result<Image, Failure> {
-    let copy = how.temp.reserve(raw_size)?;
+fn into_file(
+    source: &Connection,
+    main: &Path,
+    page_size: u32,
+    raw_size: u64,
+    room: Option<TempCopy>,
+    how: &How<'_>,
+) -> Result<Image, Failure> {
+    let copy = match room {
+        Some(copy) => copy,
+        // It grew since it was looked at: no waiting for room now, with its read transaction open.
+        None => how.temp.reserve(raw_size, &AtomicBool::new(true))?,
+    };
     let written = write_copy(source, main, page_size, &copy, how);
     written.map_err(|f| if f.reason == Reason::NoSpace { explain_full(&copy) } else { f })?;
     let len = std::fs::metadata(copy.path()).map_or(0, |m| m.len());
@@ -173,17 +184,28 @@ fn failure(main: &Path, wal_mode: bool, error: &rusqlite::Error) -> Failure {
         (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed, _) => {
             Failure::new(Reason::Busy, format!("locked by its application ({text})"))
         }
-        (ErrorCode::CannotOpen | ErrorCode::ReadOnly, _) if wal_mode => cannot_open_wal(main),
+        (ErrorCode::CannotOpen | ErrorCode::ReadOnly, _) if wal_mode && may_not_use_sidecars(main) => {
+            cannot_open_wal(main)
+        }
         (ErrorCode::CannotOpen, _) => Failure::new(Reason::Unreadable, format!("SQLite cannot open it: {text}")),
         (ErrorCode::NotADatabase, _) => {
             Failure::new(Reason::Opaque, "its pages are not what its header says: encrypted, or damaged")
         }
         (ErrorCode::DatabaseCorrupt, _) => Failure::new(Reason::Corrupt, format!("SQLite says: {text}")),
         (ErrorCode::SystemIoFailure, _) => Failure::new(Reason::Unreadable, format!("SQLite says: {text}")),
-        (ErrorCode::DiskFull, _) => Failure::new(Reason::NoSpace, ""),
+        (ErrorCode::DiskFull, _) => Failure::new(Reason::NoSpace, "SQLite found no room to copy it"),
         (ErrorCode::PermissionDenied, _) => Failure::new(Reason::Unreadable, text),
         _ => Failure::new(Reason::CopyFailed, format!("SQLite says: {text}")),
     }
+}
+
+/// Whether reading in WAL mode fails for want of permission.
+fn may_not_use_sidecars(main: &Path) -> bool {
+    use nix::unistd::{AccessFlags, eaccess};
+    let dir = main.parent().is_some_and(|dir| eaccess(dir, AccessFlags::W_OK).is_err());
+    let refused =
+        |suffix| eaccess(&crate::stamps::sidecar(main, suffix), AccessFlags::R_OK) == Err(nix::errno::Errno::EACCES);
+    dir || refused("-wal") || refused("-shm")
 }
 
 /// What to grant, for a WAL-mode database whose `-shm` cannot be made or opened.

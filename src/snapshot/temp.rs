@@ -1,9 +1,14 @@
 //! Temporary copies of large databases: named as ours, counted before they are made, gone when dropped.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Failure, Reason};
 use crate::fs::free_bytes;
@@ -15,7 +20,9 @@ const KEEP_FREE: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct TempSpace {
     dir: PathBuf,
-    promised: AtomicU64,
+    /// Number and promised bytes of each copy there is.
+    live: Mutex<BTreeMap<u64, u64>>,
+    ended: Condvar,
     made: AtomicU64,
 }
 
@@ -23,6 +30,7 @@ pub(super) struct TempSpace {
 #[derive(Debug)]
 pub struct TempCopy {
     path: PathBuf,
+    number: u64,
     bytes: u64,
     space: Arc<TempSpace>,
 }
@@ -31,27 +39,44 @@ impl TempSpace {
     /// Uses `dir`, which only the holder of the state's lock touches, and removes what a crash left there.
     pub(super) fn recover(dir: &Path) -> io::Result<Arc<Self>> {
         for entry in std::fs::read_dir(dir)? {
-            let path = entry?.path();
-            if path.to_str().is_some_and(|p| p.contains(".copy")) {
-                std::fs::remove_file(&path)?;
+            let entry = entry?;
+            // By its own name: the directory above may be called anything.
+            if entry.file_name().as_bytes().windows(5).any(|part| part == b".copy") {
+                std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(Arc::new(Self { dir: dir.to_path_buf(), promised: AtomicU64::new(0), made: AtomicU64::new(0) }))
+        let (live, ended) = (Mutex::default(), Condvar::new());
+        Ok(Arc::new(Self { dir: dir.to_path_buf(), live, ended, made: AtomicU64::new(0) }))
     }
 
-    /// A name for a copy of `bytes`, if there is room for it beside all other copies under way.
-    pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<TempCopy, Failure> {
-        let free = free_bytes(&self.dir).map_err(|e| {
-            Failure::new(Reason::NoSpace, format!("cannot tell the room in {}: {e}", self.dir.display()))
-        })?;
-        let promised = self.promised.fetch_add(bytes, Ordering::SeqCst);
-        let n = self.made.fetch_add(1, Ordering::Relaxed);
-        let copy = TempCopy { path: self.dir.join(format!("{n}.copy")), bytes, space: Arc::clone(self) };
-        let need = promised.saturating_add(bytes).saturating_add(KEEP_FREE);
-        if need > free {
-            return Err(no_space(&self.dir, bytes, free));
+    /// Room for a copy of `bytes`, beside all other copies under way; waits for these if need be. Not while anything is
+    /// open or locked.
+    pub(super) fn reserve(self: &Arc<Self>, bytes: u64, stop: &AtomicBool) -> Result<TempCopy, Failure> {
+        let mut live = self.live.lock();
+        loop {
+            let free = free_bytes(&self.dir).map_err(|e| {
+                Failure::new(Reason::NoSpace, format!("cannot tell the room in {}: {e}", self.dir.display()))
+            })?;
+            // What the others have written is no longer free, what they will write is.
+            let to_come: u64 = live.iter().map(|(n, bytes)| bytes.saturating_sub(self.written(*n))).sum();
+            if to_come.saturating_add(bytes).saturating_add(KEEP_FREE) <= free {
+                let number = self.made.fetch_add(1, Ordering::Relaxed);
+                live.insert(number, bytes);
+                return Ok(TempCopy { path: self.path(number), number, bytes, space: Arc::clone(self) });
+            }
+            if live.is_empty() || stop.load(Ordering::Relaxed) {
+                return Err(no_space(&self.dir, bytes, free));
+            }
+            self.ended.wait_for(&mut live, Duration::from_millis(200));
         }
-        Ok(copy)
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{number}.copy"))
+    }
+
+    fn written(&self, number: u64) -> u64 {
+        std::fs::metadata(self.path(number)).map_or(0, |m| m.len())
     }
 }
 
@@ -93,6 +118,32 @@ impl Drop for TempCopy {
                 _ => {}
             }
         }
-        self.space.promised.fetch_sub(self.bytes, Ordering::SeqCst);
+        self.space.live.lock().remove(&self.number);
+        self.space.ended.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_written_counts_once_and_too_much_waits_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = TempSpace::recover(dir.path()).unwrap();
+        let (go_on, stop) = (AtomicBool::new(false), AtomicBool::new(true));
+        let free = free_bytes(dir.path()).unwrap();
+        let half = space.reserve(free / 2, &go_on).unwrap();
+        let failure = space.reserve(free / 3 * 2, &stop).unwrap_err();
+        assert_eq!(failure.reason, Reason::NoSpace);
+        assert!(failure.detail.contains(&dir.path().display().to_string()), "{failure}");
+        std::thread::scope(|s| {
+            let waiting = s.spawn(|| space.reserve(free / 3 * 2, &go_on).map(|copy| copy.bytes()));
+            std::fs::write(half.path(), b"x").unwrap();
+            drop(half);
+            assert_eq!(waiting.join().unwrap(), Ok(free / 3 * 2));
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "copies are removed");
+        assert_eq!(space.reserve(u64::MAX, &go_on).unwrap_err().reason, Reason::NoSpace, "nobody to wait for");
     }
 }

@@ -133,6 +133,8 @@ pub enum Change {
         stamps: Stamps,
         /// When they were taken.
         stamped_at: Nanos,
+        /// When its content was stored, as the row has it.
+        stored_s: u32,
     },
     /// The attempt failed. `stamps` are kept only where the same stamps would fail the same way (no database).
     Failed {
@@ -140,12 +142,19 @@ pub enum Change {
         id: u64,
         /// Absolute path of the main file.
         path: PathBuf,
+        /// Key prefix, unless the path tells it.
+        prefix: Option<String>,
         /// Stamps that need no second look.
         stamps: Option<(Stamps, Nanos)>,
         /// Word, colon, detail.
         error: String,
         /// When.
         at_s: i64,
+    },
+    /// Nothing was ever stored of it, and nothing more is to be remembered.
+    Forgotten {
+        /// Hash of the path.
+        id: u64,
     },
     /// Gone from its host.
     Gone {
@@ -188,7 +197,7 @@ impl StateDb {
                 };
                 Ok((db, opened))
             }
-            Err(e) if is_damage(&e) => {
+            Err(e) if is_damage(&e) || (is_read_only(&e) && is_writable(path)) => {
                 let aside = set_aside(path, now_s)?;
                 let (db, _) = Self::try_open(path, identity).map_err(|e| state_error(path, "cannot create it", e))?;
                 Ok((db, Opened::SetAside(aside, e.to_string())))
@@ -200,26 +209,40 @@ impl StateDb {
     /// Opens the state at `path` without writing anything anywhere; an empty one if there is none for `identity`.
     ///
     /// # Errors
-    /// [`Error::State`] if it is there and cannot be read.
+    /// [`Error::State`] if it is there and may not be read. A damaged one counts as none, as it would for [`StateDb::open`].
     pub fn open_for_reading(path: &Path, identity: &Identity) -> Result<Self> {
         let wrong = |e| state_error(path, "cannot read it", e);
+        let damaged = |e: &rusqlite::Error| is_damage(e) && path.exists();
+        match Self::try_open_for_reading(path, identity) {
+            Ok(db) => Ok(db),
+            Err(e) if damaged(&e) => {
+                log::warn!("the state {} is damaged ({e}): a run would set it aside", path.display());
+                Self::nothing_known().map_err(wrong)
+            }
+            Err(e) => Err(wrong(e)),
+        }
+    }
+
+    fn nothing_known() -> rusqlite::Result<Self> {
+        let writer = Mutex::new(empty()?);
+        Ok(Self { path: PathBuf::from(":memory:"), writer, readers: Mutex::default(), seed: 0, writes: false })
+    }
+
+    fn try_open_for_reading(path: &Path, identity: &Identity) -> rusqlite::Result<Self> {
+        if !path.exists() {
+            return Self::nothing_known();
+        }
         let log = crate::stamps::sidecar(path, "-wal");
         // A reader of a database at rest would leave a -wal and a -shm behind. A running loop has both.
         let at_rest = std::fs::metadata(&log).map_or(true, |m| m.len() == 0);
-        let conn =
-            if path.exists() { open_read_only(path, at_rest).map_err(wrong)? } else { empty().map_err(wrong)? };
-        let mut db = Self {
-            path: path.to_path_buf(),
-            writer: Mutex::new(conn),
-            readers: Mutex::default(),
-            seed: 0,
-            writes: false,
-        };
-        if !db.is_of(identity).map_err(wrong)? {
-            db.writer = Mutex::new(empty().map_err(wrong)?);
-            db.path = PathBuf::from(":memory:");
+        let conn = open_read_only(path, at_rest)?;
+        check(&conn)?;
+        let (path, readers) = (path.to_path_buf(), Mutex::default());
+        let mut db = Self { path, writer: Mutex::new(conn), readers, seed: 0, writes: false };
+        if !db.is_of(identity)? {
+            return Self::nothing_known();
         }
-        db.seed = db.read_seed().map_err(wrong)?.cast_unsigned();
+        db.seed = db.read_seed()?.cast_unsigned();
         Ok(db)
     }
 
@@ -260,6 +283,14 @@ impl StateDb {
             made.execute("INSERT INTO meta VALUES('seed', random())", [])?;
             made.commit()?;
         }
+        check(&conn)?;
+        if conn.is_readonly("main")? {
+            let what = "it can be read but not written".to_owned();
+            return Err(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY),
+                Some(what),
+            ));
+        }
         let seed: i64 = conn.query_row("SELECT value FROM meta WHERE name = 'seed'", [], |r| r.get(0))?;
         let reset = adopt(&mut conn, identity)?;
         let db = Self {
@@ -278,6 +309,23 @@ impl StateDb {
         self.seed
     }
 
+    /// Remembers the patterns in use; tells whether they are the same as before.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the file cannot be written.
+    pub fn remember_patterns(&self, patterns: &str) -> Result<bool> {
+        let conn = self.writer.lock();
+        let run = || -> rusqlite::Result<bool> {
+            let of = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+            let before = conn.query_row("SELECT value FROM meta WHERE name = 'patterns'", [], of).optional()?;
+            if before.as_deref() != Some(patterns) {
+                conn.execute("INSERT OR REPLACE INTO meta VALUES('patterns', ?1)", [patterns])?;
+            }
+            Ok(before.as_deref() == Some(patterns))
+        };
+        run().map_err(|e| state_error(&self.path, "cannot note the patterns in it", e))
+    }
+
     /// Where it lies.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -294,7 +342,10 @@ impl StateDb {
             let mut all = conn.prepare(&format!("SELECT {COLUMNS} FROM databases WHERE gone_s IS NULL"))?;
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {
-                if let Ok(row) = read_row(row) {
+                // A row that is not where its path belongs says nothing about any database.
+                if let Ok(row) = read_row(row)
+                    && super::id_of(&row.path, self.seed) == row.id
+                {
                     visit(row);
                 }
             }
@@ -362,9 +413,12 @@ const COLUMNS: &str = "id, path, prefix, dev, ino, size, mtime_ns, ctime_ns, wal
                        journal_size, journal_mtime_ns, stamped_ns, content_hash, key_ms, stored_s, gone_s, error";
 
 fn row_from(conn: &Connection, id: u64) -> rusqlite::Result<Option<Row>> {
-    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM databases WHERE id = ?1"))?
-        .query_row([id.cast_signed()], read_row)
-        .optional()
+    let row = conn
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM databases WHERE id = ?1"))?
+        .query_row([id.cast_signed()], |row| Ok(read_row(row)))
+        .optional()?;
+    // A row whose values cannot be is as good as none, here as in `load`.
+    Ok(row.and_then(std::result::Result::ok))
 }
 
 fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
@@ -425,17 +479,21 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
             ])?;
             set_stamps(tx, *id, stamps, *stamped_at)
         }
-        Change::Same { id, stamps, stamped_at } => set_stamps(tx, *id, stamps, *stamped_at),
-        Change::Failed { id, path, stamps, error, at_s } => {
+        Change::Same { id, stamps, stamped_at, .. } => set_stamps(tx, *id, stamps, *stamped_at),
+        Change::Failed { id, path, prefix, stamps, error, at_s } => {
             if let Some((stamps, stamped_at)) = stamps {
-                insert_bare(tx, *id, path)?;
+                insert_bare(tx, *id, path, prefix.as_deref())?;
                 set_stamps(tx, *id, stamps, *stamped_at)?;
             }
             tx.prepare_cached(
                 "INSERT INTO databases(id, path, failed_s, error) VALUES(?1,?2,?3,?4)
-                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4",
+                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4, gone_s=NULL",
             )?
             .execute(params![id.cast_signed(), path_value(path), at_s, error])?;
+            Ok(())
+        }
+        Change::Forgotten { id } => {
+            tx.prepare_cached("DELETE FROM databases WHERE id=?1 AND key_ms IS NULL")?.execute([id.cast_signed()])?;
             Ok(())
         }
         Change::Gone { id, at_s } => {
@@ -446,9 +504,9 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
     }
 }
 
-fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path) -> rusqlite::Result<()> {
-    tx.prepare_cached("INSERT INTO databases(id, path) VALUES(?1,?2) ON CONFLICT(id) DO NOTHING")?
-        .execute(params![id.cast_signed(), path_value(path)])?;
+fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path, prefix: Option<&str>) -> rusqlite::Result<()> {
+    tx.prepare_cached("INSERT INTO databases(id, path, prefix) VALUES(?1,?2,?3) ON CONFLICT(id) DO NOTHING")?
+        .execute(params![id.cast_signed(), path_value(path), prefix])?;
     Ok(())
 }
 
@@ -521,6 +579,18 @@ fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<
     Ok((!differing.is_empty()).then(|| differing.join("; ")))
 }
 
+/// Whether rows could be lost from sight: damage met only in the middle of a cycle would fail that cycle and each one
+/// after it. Reads the whole file, as loading does anyway.
+fn check(conn: &Connection) -> rusqlite::Result<()> {
+    let found: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    if found != "ok" {
+        return Err(foreign(found.replace('\n', " ")));
+    }
+    // The schema is text on a page like any other: that it still is what we read and write shows only in use.
+    conn.prepare(&format!("SELECT {COLUMNS}, failed_s FROM databases"))?;
+    Ok(())
+}
+
 fn foreign(what: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB), Some(what))
 }
@@ -532,11 +602,23 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         rusqlite::Error::SqliteFailure(e, _) => {
             matches!(e.code, DatabaseCorrupt | NotADatabase | SchemaChanged | TypeMismatch | Unknown)
         }
-        rusqlite::Error::QueryReturnedNoRows
+        // Our own SQL fits our own schema.
+        rusqlite::Error::SqlInputError { .. }
+        | rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::Utf8Error(..)
         | rusqlite::Error::InvalidColumnType(..)
         | rusqlite::Error::FromSqlConversionFailure(..) => true,
         _ => false,
     }
+}
+
+/// SQLite writes to no file whose header names a later format, as a damaged one may.
+fn is_read_only(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly)
+}
+
+fn is_writable(path: &Path) -> bool {
+    std::fs::File::options().write(true).open(path).is_ok()
 }
 
 fn set_aside(path: &Path, now_s: i64) -> Result<PathBuf> {
@@ -545,7 +627,10 @@ fn set_aside(path: &Path, now_s: i64) -> Result<PathBuf> {
         name.push(suffix);
         PathBuf::from(name)
     };
-    let aside = named(path, &format!(".damaged-{now_s}"));
+    let aside = (0..)
+        .map(|n| named(path, &format!(".damaged-{}", now_s + n)))
+        .find(|aside| !aside.exists())
+        .expect("some name of so many is free");
     for suffix in ["", "-wal", "-shm"] {
         let from = named(path, suffix);
         if from.exists() {

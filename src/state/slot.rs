@@ -23,6 +23,8 @@ impl Flags {
     pub const TAKEN: Self = Self(1 << 5);
     /// Nothing was ever confirmed: the fingerprint means nothing.
     pub const UNKNOWN: Self = Self(1 << 6);
+    /// It is no database, and nobody said that it were: it matches a folder pattern, and is passed over in silence.
+    pub const IGNORED: Self = Self(1 << 7);
     /// No flag.
     pub const NONE: Self = Self(0);
 
@@ -193,7 +195,7 @@ impl Table {
 fn insert(shard: &mut Vec<Slot>, at: usize, slot: Slot) {
     if shard.len() == shard.capacity() {
         // Doubling would let a million databases hold twice the memory promised.
-        shard.reserve_exact(shard.len() / 8 + 8);
+        shard.reserve_exact(shard.len() / 8 + 1);
     }
     shard.insert(at, slot);
 }

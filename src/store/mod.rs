@@ -133,6 +133,17 @@ pub enum Kind {
     Memory,
 }
 
+/// Longest name of a file on nearly all file systems, in bytes.
+const FILE_NAME_LEN_MAX: usize = 255;
+
+impl Kind {
+    /// Most bytes of one segment of a key.
+    #[must_use]
+    pub fn name_len_max(&self) -> usize {
+        if matches!(self, Self::Folder { .. }) { FILE_NAME_LEN_MAX } else { usize::MAX }
+    }
+}
+
 /// A store, ready. Cheap to clone; clones share connections and counts.
 #[derive(Clone)]
 pub struct Store {
@@ -161,6 +172,16 @@ pub struct Described {
     pub identity: String,
     /// What every key begins with.
     pub prefix: String,
+    /// The folder, if it is one.
+    pub folder: Option<PathBuf>,
+}
+
+impl Described {
+    /// As [`Kind::name_len_max`].
+    #[must_use]
+    pub fn name_len_max(&self) -> usize {
+        if self.folder.is_some() { FILE_NAME_LEN_MAX } else { usize::MAX }
+    }
 }
 
 /// Not derived: object_store's own output holds client options, proxies and their passwords among them.
@@ -175,7 +196,7 @@ impl Store {
     /// network nothing is sent yet.
     ///
     /// # Errors
-    /// [`Error::Usage`] for what cannot be meant, [`Error::Io`] for a folder that cannot be made or opened.
+    /// [`Error::Usage`] for what cannot be meant, [`Error::Store`] for a folder that cannot be made or opened.
     pub fn open(options: &StoreOptions, env: &Env) -> Result<Self> {
         let address = address::resolve(options, env)?;
         let requests = Arc::new(Requests::default());
@@ -232,7 +253,8 @@ impl Store {
             Address::Memory { prefix } => prefix.clone(),
             Address::Folder(_) => String::new(),
         };
-        Ok(Described { name: address.name(), identity: address.identity(), prefix })
+        let folder = if let Address::Folder(root) = &address { Some(root.clone()) } else { None };
+        Ok(Described { name: address.name(), identity: address.identity(), prefix, folder })
     }
 
     /// What makes it this store and no other, for state to compare: scheme, endpoint, account, bucket, prefix. No secrets.
@@ -286,7 +308,11 @@ impl Store {
 }
 
 fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(local::Folder, Arc<dyn ObjectStore>)> {
-    let failed = |attempt| move |source| Error::Io { attempt, path: root.to_owned(), source };
+    let shown = root.display().to_string();
+    let failed = |attempt| {
+        let what = format!("cannot {attempt} {shown}");
+        move |e: io::Error| Error::Store { what: format!("{what}: {e}; --store names another, such as /backups") }
+    };
     local::make_private(root, true).map_err(failed("create the folder"))?;
     // The canonical path, so that the identity does not depend on the way through symlinks.
     let root = root.canonicalize().map_err(failed("open the folder"))?;

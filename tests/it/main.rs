@@ -4,10 +4,19 @@
 #![allow(dead_code, reason = "support that not every topic uses")]
 
 mod flaky; // support: a store that fails on demand
+mod foreign; // support: other people's SQLite, in processes of its own, and a folder seen from outside
+mod library; // support: cycles of the library under a clock that stands still
 mod place; // support: a folder to test in and the real binary
 mod s3_server; // support: an S3 server in the test process, with faults
 
+mod cmdline; // the command line: bad input, flags, dry run, output
+mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
+mod keys; // which key a database gets, clashes, changed templates
+mod no_trace; // reading changes nothing about a database, and what it may not do
+mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
+mod regress; // one test per defect there was
 mod replicate; // the main path through the command line
 mod s3; // the real binary against an S3 server that fails, and signals in mid-upload
+mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets

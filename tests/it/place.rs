@@ -1,7 +1,8 @@
 //! A place to test in: a temporary folder with data, store and state, and the real binary in a clean environment.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +39,21 @@ impl Ran {
         let word = format!("{name}=");
         let found = self.out.split_whitespace().find_map(|w| w.strip_prefix(&word)?.parse().ok());
         found.unwrap_or_else(|| panic!("no {name}= in {self:?}"))
+    }
+
+    /// `reason: detail` of the database at `path`, if the summary names it.
+    pub(crate) fn failure_of(&self, path: &Path) -> Option<&str> {
+        let head = format!("{}: ", path.display());
+        self.out.lines().find_map(|line| line.strip_prefix(&head))
+    }
+
+    /// Fails unless the summary says that `path` could not be protected for `reason`; returns the detail.
+    #[track_caller]
+    pub(crate) fn expect_failure(&self, path: &Path, reason: &str) -> &str {
+        let failure = self.failure_of(path).unwrap_or_else(|| panic!("{} is not named in {self:#?}", path.display()));
+        let (word, detail) = failure.split_once(": ").unwrap();
+        assert_eq!(word, reason, "{failure}");
+        detail
     }
 
     #[track_caller]
@@ -112,6 +128,16 @@ impl Place {
         path
     }
 
+    /// Makes a WAL-mode database at rest that is copied through a temporary file, which takes a while.
+    pub(crate) fn make_large(&self, name: &str) -> PathBuf {
+        let path = self.make(name, "wal", 1);
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA synchronous=OFF; INSERT INTO t VALUES(zeroblob(60000000))").unwrap();
+        drop(conn);
+        age(&path);
+        path
+    }
+
     /// Makes a database of `bytes` bytes and a little more that nothing compresses: one table `t(x)` of blobs.
     pub(crate) fn make_random(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.db(name);
@@ -128,6 +154,13 @@ impl Place {
         path
     }
 
+    /// How many temporary copies there are.
+    pub(crate) fn temp_copies(&self) -> usize {
+        let work = fs::read_dir(self.state()).into_iter().flatten().map(|e| e.unwrap().path()).find(|p| p.is_dir());
+        let files = work.into_iter().flat_map(|dir| fs::read_dir(dir).unwrap());
+        files.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "copy")).count()
+    }
+
     /// The binary with a clean environment: nothing of the developer's, and no way to the instance metadata.
     pub(crate) fn litesnap(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_litesnap"));
@@ -135,6 +168,27 @@ impl Place {
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command.current_dir(self.path()).args(args).stdin(Stdio::null());
         command
+    }
+
+    /// The same as a user without any rights, who owns the folder `own`; `None`, said aloud, if we are not root.
+    pub(crate) fn unprivileged(&self, args: &[&str]) -> Option<Command> {
+        if !nix::unistd::geteuid().is_root() {
+            // Not eprintln, which the test harness would swallow.
+            std::io::stderr().write_all(b"SKIPPED: giving up rights needs root\n").unwrap();
+            return None;
+        }
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (own, binary) = (self.path().join("own"), self.path().join("litesnap"));
+        fs::create_dir_all(&own).unwrap();
+        std::os::unix::fs::chown(&own, Some(65534), Some(65534)).unwrap();
+        // The one that was built may lie where this user cannot go. A copy written by this process would be "busy" for
+        // as long as a child that another test just started has inherited its descriptor.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_litesnap")).arg(&binary).status().unwrap();
+        assert!(copied.success());
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(binary).args(args);
+        command.env_clear().current_dir(self.path()).stdin(Stdio::null());
+        Some(command)
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
@@ -171,8 +225,10 @@ impl Place {
     /// The objects of the database `data/NAME`, oldest first.
     pub(crate) fn objects_of(&self, name: &str) -> Vec<Object> {
         let path = self.data().join(name);
-        let prefix = format!("{}/", path.strip_prefix("/").unwrap().display());
-        self.objects().into_iter().filter(|o| o.key.starts_with(&prefix)).collect()
+        let mut objects = Vec::new();
+        collect(&self.store(), &self.store().join(path.strip_prefix("/").unwrap()), &mut objects);
+        objects.sort_by(|a, b| a.key.cmp(&b.key));
+        objects
     }
 
     /// Writes `image` to a file of its own and opens it.
@@ -239,6 +295,9 @@ fn collect(root: &Path, dir: &Path, objects: &mut Vec<Object>) {
             collect(root, &path, objects);
         } else {
             let key = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            if key.contains('#') {
+                continue; // still being written
+            }
             objects.push(Object { key, bytes: fs::read(&path).unwrap() });
         }
     }

@@ -1,0 +1,76 @@
+//! Cycles of the library in the test process, under a clock that stands still: for what depends on the age of stamps.
+//!
+//! The databases are read in this process, so a test must close its own connections before each cycle.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use litesnap::clock::{Clock, FixedClock, Nanos, SECOND, SystemClock};
+use litesnap::config::{Config, MEMORY_LIMIT_MIN, parse_patterns};
+use litesnap::cycle::Silent;
+use litesnap::detect::Pace;
+use litesnap::layout::{TEMPLATE_DEFAULT, Template};
+use litesnap::pattern::Excludes;
+use litesnap::replicate::Replicator;
+use litesnap::report::CycleReport;
+use litesnap::store::StoreOptions;
+
+use crate::place::Place;
+
+/// Backs up `data/**/*.db` of a place into its folder store.
+pub(crate) struct Library {
+    pub(crate) clock: Arc<FixedClock>,
+    pub(crate) replicator: Replicator,
+}
+
+impl Library {
+    /// The clock begins at the system's time.
+    pub(crate) fn open(place: &Place) -> Self {
+        Self::watching(place, "data/**/*.db", Pace::default())
+    }
+
+    /// Another pattern, a pace.
+    pub(crate) fn watching(place: &Place, pattern: &str, pace: Pace) -> Self {
+        let clock = Arc::new(FixedClock::new(SystemClock.now()));
+        let config = Config {
+            patterns: parse_patterns(&[pattern], place.path()).unwrap(),
+            excludes: Excludes::default(),
+            store: StoreOptions::new(place.store().to_str().unwrap()),
+            template: Template::parse(TEMPLATE_DEFAULT).unwrap(),
+            host: "host".into(),
+            state_dir: place.state(),
+            interval: Duration::from_secs(30),
+            concurrency: 4,
+            memory_limit: MEMORY_LIMIT_MIN,
+            pace,
+            limit_upload: 0,
+            max_gone: None,
+        };
+        let shown: Arc<dyn Clock> = Arc::<FixedClock>::clone(&clock);
+        let replicator = Replicator::open(config, &Vec::new(), shown, Arc::default(), Arc::new(Silent)).unwrap();
+        Self { clock, replicator }
+    }
+
+    /// An hour later than now: no stamp is racy, so only what differs is a change.
+    pub(crate) fn an_hour_later(place: &Place) -> Self {
+        let library = Self::open(place);
+        library.clock.advance(3600 * SECOND);
+        library
+    }
+
+    /// One cycle, in which no database may fail.
+    #[track_caller]
+    pub(crate) fn cycle(&mut self) -> CycleReport {
+        let report = self.replicator.run_cycle(false);
+        assert_eq!((report.exit_code(), report.failed()), (0, 0), "{report:#?}");
+        report
+    }
+}
+
+/// Sets the mtime of `path`.
+pub(crate) fn set_mtime(path: &Path, at: Nanos) {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at.try_into().unwrap());
+    File::options().write(true).open(path).unwrap().set_modified(at).unwrap();
+}
