@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(finished(&source, &mut target, -1, false), Ok(()));
     }
 
-    /// T21: the same for Locked, which a connection within this process gives.
+    /// A lock within a shared cache comes as an error of the step, and means the same.
     #[test]
     fn a_copy_that_a_shared_cache_locks_out_is_a_failure() {
         let uri = "file:locked_out?mode=memory&cache=shared";

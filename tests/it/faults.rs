@@ -583,6 +583,26 @@ fn a_stop_before_the_scan_is_over_is_told() {
     assert_eq!((report.stored, report.interrupted, report.exit_code()), (0, Some(15), 143), "{report:?}");
 }
 
+/// At a kilobyte a second the second database would have its turn in an hour.
+#[test]
+fn a_stop_does_not_wait_for_the_upload_limit() {
+    for bytes in [512 << 10, 3 * MIB] {
+        let place = Place::new();
+        place.make_random("a.db", bytes);
+        place.make_random("b.db", bytes);
+        let mut rig = Rig::memory(place);
+        rig.config.limit_upload = 1 << 10;
+        let control = Arc::clone(&rig.control);
+        rig.flaky.plan(move |_, _| {
+            let control = Arc::clone(&control);
+            Fate::Then(Arc::new(move || control.stop(2)))
+        });
+        let (report, _replicator) = within(Duration::from_secs(20), rig.start());
+        assert_eq!((report.stored, report.untried, report.exit_code()), (1, 1, 130), "{report:?}");
+        assert_eq!(rig.check_recorded(), 1);
+    }
+}
+
 /// The first database whose store answers "not this one" among others that are stored is named, each with its reason.
 #[test]
 fn a_failed_one_is_named_and_stored_in_the_next_cycle() {
