@@ -37,13 +37,16 @@ pub(super) struct Folder {
     device: u64,
     inode: u64,
     fsync: bool,
+    /// Held open: `syncfs` tells of the writes that failed since its descriptor was opened, and of no others.
+    dir: Arc<std::fs::File>,
 }
 
 impl Folder {
     /// Opens `root`, which must exist.
     pub(super) fn open(root: &FsPath, fsync: bool) -> io::Result<Self> {
-        let meta = std::fs::metadata(root)?;
-        Ok(Self { root: root.to_owned(), device: meta.dev(), inode: meta.ino(), fsync })
+        let dir = Arc::new(std::fs::File::open(root)?);
+        let meta = dir.metadata()?;
+        Ok(Self { root: root.to_owned(), device: meta.dev(), inode: meta.ino(), fsync, dir })
     }
 
     pub(super) fn root(&self) -> &FsPath {
@@ -63,13 +66,9 @@ impl Folder {
 
     /// Makes everything written to it durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        let dir = std::fs::File::open(&self.root)?;
-        let meta = dir.metadata()?;
-        if (meta.dev(), meta.ino()) != (self.device, self.inode) {
-            // What was put lies in the other folder, if anywhere: syncing this one would say nothing about it.
-            return Err(io::Error::other("the folder is not the one that was opened (unmounted or replaced)"));
-        }
-        Ok(nix::unistd::syncfs(dir)?)
+        // What was put may lie in another folder by now: syncing this one would say nothing about it.
+        self.check().map_err(io::Error::other)?;
+        Ok(nix::unistd::syncfs(&self.dir)?)
     }
 
     /// Makes the directories that `key` needs, for the owner alone; object_store would leave that to the umask.

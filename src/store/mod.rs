@@ -300,7 +300,7 @@ impl Store {
     /// Makes every put that has returned durable: `syncfs` on a folder; over the network they are already.
     ///
     /// # Errors
-    /// The folder cannot be opened, is not the one it was, or the disk failed to write: then none of the puts since the last call may be
+    /// The folder is not the one it was, or the disk failed to write: then none of the puts since the last call may be
     /// recorded as stored.
     pub fn sync(&self) -> io::Result<()> {
         self.folder.as_ref().map_or(Ok(()), local::Folder::sync)
@@ -316,6 +316,8 @@ fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(
     local::make_private(root, true).map_err(failed("create the folder"))?;
     // The canonical path, so that the identity does not depend on the way through symlinks.
     let root = root.canonicalize().map_err(failed("open the folder"))?;
+    // On FUSE and its like a `syncfs` need not reach the disk.
+    let fsync = fsync || crate::fs::peculiar_file_system(&root).is_some_and(|fs| fs.is_network);
     let folder = local::Folder::open(&root, fsync).map_err(failed("open the folder"))?;
     let files = LocalFileSystem::new_with_prefix(&root)
         .map_err(|e| Error::Usage(format!("cannot use the folder {}: {}", root.display(), classify(&e).detail)))?
