@@ -44,8 +44,10 @@ const OVERSHOOT_MAX: usize = 512 << 10;
 /// a request slot; copies and compressed objects hold memory while they wait for a slot: out of one share, each could
 /// wait for the other for ever.
 pub const PARTS_SHARE_DIVISOR: u32 = 2;
-/// Failures in a row, all of the store as a whole, after which a cycle tries no further.
-const DOWN_AFTER: u32 = 8;
+/// Failures in a row, all of the store as a whole, after which a cycle tries no further: eight, or 64 if they are refusals
+/// by a store that has taken others.
+const DOWN_AFTER: u32 = 8 * PARTIAL_DIVISOR;
+const PARTIAL_DIVISOR: u32 = 8;
 /// New keys tried when a key turns out to hold something else.
 const KEYS_MAX: u32 = 3;
 
@@ -182,10 +184,11 @@ impl Uploader {
 
     fn note(&self, outcome: &Outcome) {
         match outcome {
-            // A store that takes some and refuses others is not down: a policy or a folder's rights tell them apart.
-            Outcome::Failed(f) if f.reason == Reason::StoreRefused && self.stores.load(Ordering::Relaxed) => {}
             Outcome::Failed(f) if f.reason.concerns_store() => {
-                self.refused_in_a_row.fetch_add(1, Ordering::Relaxed);
+                // A store that takes some and refuses others is not down: a policy or a folder's rights tell them apart.
+                let is_partial = f.reason == Reason::StoreRefused && self.stores.load(Ordering::Relaxed);
+                let weight = if is_partial { 1 } else { PARTIAL_DIVISOR };
+                self.refused_in_a_row.fetch_add(weight, Ordering::Relaxed);
             }
             Outcome::Untried => {}
             Outcome::Stored(_) if !self.stores.swap(true, Ordering::Relaxed) => self.note(outcome),

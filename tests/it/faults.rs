@@ -750,7 +750,7 @@ fn exit_codes_by_fault() {
         (Fault::answer(503, "SlowDown"), 3, 3, 0, Reason::StoreBusy),
         (Fault::answer(429, "TooManyRequests"), 3, 3, 0, Reason::StoreBusy),
         (Fault::answer(500, "InternalError"), 3, 3, 0, Reason::StoreBusy),
-        // Refused after it stored others, it may be a policy on some prefix: the store as a whole is not down.
+        // A store that takes some and refuses others is not down: each that it refused is named.
         (Fault::answer(403, "AccessDenied"), 3, 1, 1, Reason::StoreRefused),
         (Fault::Hang, 3, 3, 1, Reason::StoreTimeout),
         (Fault::DropBefore, 3, 3, 0, Reason::StoreUnreachable),
