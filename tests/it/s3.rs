@@ -166,6 +166,19 @@ fn a_store_that_fails_from_some_request_on() {
     });
 }
 
+/// It may be a policy on some prefix: all are tried, and each is named.
+#[test]
+fn a_store_that_stores_some_and_refuses_others_is_not_down() {
+    let cloud = Cloud::new(60);
+    cloud.server.fail_from(30, Fault::answer(403, "AccessDenied"));
+    let ran = cloud.once(&["--concurrency", "4"]).expect_code(1);
+    assert_eq!((ran.count("stored"), ran.count("store-refused")), (29, 31));
+    assert_eq!(ran.out.lines().filter(|line| line.contains(".db: store-refused: ")).count(), 31, "{ran:?}");
+    cloud.server.heal();
+    assert_eq!(cloud.once(&[]).expect_code(0).count("stored"), 31);
+    assert_eq!(cloud.stored(), 60);
+}
+
 #[test]
 fn a_store_that_refuses_500_databases_is_told_in_one_line() {
     let cloud = Cloud::new(500);
