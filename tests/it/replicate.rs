@@ -42,3 +42,28 @@ fn an_insert_in_an_open_wal_is_stored_next_cycle_and_its_checkpoint_is_not() {
     assert_eq!(place.once().expect_code(0).count("stored"), 0, "the checkpoint changed no content");
     assert_eq!(place.objects_of("a.db").len(), 2);
 }
+
+/// `--once` is one cycle of the loop: over the same fleet both do and count the same.
+#[test]
+fn once_and_the_first_cycle_of_the_loop_are_the_same() {
+    let fleet = || {
+        let place = Place::new();
+        place.make("a.db", "wal", 3);
+        place.make("b/c.db", "delete", 3);
+        std::fs::write(place.db("b/text.db"), "no database").unwrap();
+        std::fs::write(place.db("empty.db"), "").unwrap();
+        place
+    };
+    let counts = |text: &str| {
+        let line = text.lines().find_map(|l| l.find("cycle=1 ").map(|at| l[at..].to_owned())).unwrap();
+        let counts = line.split(' ').filter(|w| !w.starts_with("bytes=") && !w.starts_with("elapsed_ms="));
+        counts.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (one, other) = (fleet(), fleet());
+    let once = one.once().expect_code(1);
+    let running = other.start_loop("1h", &[]);
+    assert!(eventually(Duration::from_secs(10), || other.objects().len() == 2));
+    let looped = running.stop().expect_code(0);
+    assert_eq!(counts(&once.out), counts(&looped.err));
+    assert_eq!(one.objects().len(), 2);
+}
