@@ -29,6 +29,7 @@
 //! ```
 
 pub mod config;
+pub mod plan;
 pub mod replicate;
 
 pub mod pattern;
@@ -53,6 +54,8 @@ pub mod upload;
 mod window;
 
 pub mod cycle;
+mod engine;
+mod gone;
 pub mod record;
 pub mod report;
 

@@ -8,58 +8,23 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use crate::budget::Budget;
-use crate::clock::{Clock, Nanos, SECOND};
+use crate::clock::{Clock, SECOND};
 use crate::config::Config;
 use crate::control::Control;
 use crate::cycle::{Cycle, Observer};
-use crate::error::{Error, Failure, Reason, Result};
+use crate::engine::{Engine, load, own_files, pool, runtime, state_path};
+use crate::error::{Error, Result};
 use crate::fs::{create_private_dir, shown};
 use crate::record::{Recorder, chain};
 use crate::report::CycleReport;
-use crate::scan::OwnFiles;
 use crate::snapshot::{Reader, work_dir};
-use crate::state::{Flags, Identity, Opened, Slot, StateDb, StateLock, Table, place_of};
-use crate::store::{Described, Env, Kind, Store};
+use crate::state::{Identity, Opened, StateDb, StateLock};
+use crate::store::{Env, Kind, Store};
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
 
 /// A repeated complaint is logged at most this often.
 const REPEAT: Duration = Duration::from_secs(30);
-/// Threads for blocking work of the asynchronous side: a folder's files, name look-ups, compression of large copies.
-const BLOCKING_THREADS: usize = 8;
-
-/// What the threads of a cycle share.
-#[derive(Debug)]
-pub(crate) struct Engine {
-    pub(crate) watch: Watch,
-    pub(crate) store: Arc<Store>,
-    pub(crate) reader: Reader,
-    pub(crate) uploader: Arc<Uploader>,
-    pub(crate) runtime: Runtime,
-    /// The patterns are those under which everything known was seen.
-    pub(crate) same_patterns: AtomicBool,
-}
-
-/// The asynchronous side. Ending it does not wait for calls that hang in a dead file system.
-#[derive(Debug)]
-pub(crate) struct Runtime(Option<tokio::runtime::Runtime>);
-
-impl std::ops::Deref for Runtime {
-    type Target = tokio::runtime::Runtime;
-
-    fn deref(&self) -> &Self::Target {
-        self.0.as_ref().expect("taken only when dropped")
-    }
-}
-
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
 #[derive(Debug)]
 pub struct Replicator {
@@ -228,7 +193,7 @@ impl Replicator {
     /// Databases whose change a cooldown still holds back: how many, and the first `most` by name.
     #[must_use]
     pub fn held(&self, most: usize) -> (usize, Vec<PathBuf>) {
-        let (n, paths) = held(&self.engine.watch);
+        let (n, paths) = self.engine.watch.held();
         (n, paths.take(most).collect())
     }
 
@@ -283,131 +248,12 @@ impl Said {
     }
 }
 
-/// What a `--dry-run` finds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Planned {
-    /// The database.
-    pub path: PathBuf,
-    /// The key it would get, with the time of this run; or why it gets none.
-    pub key: std::result::Result<String, String>,
-    /// Why it would be read.
-    pub why: &'static str,
-}
-
-/// Tells what a cycle would take up, from stamps alone: opens no database, makes no request, writes nothing.
-///
-/// # Errors
-/// As [`Replicator::open`], but the state may be in use.
-pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl FnMut(Planned)) -> Result<CycleReport> {
-    config.check()?;
-    let address = Store::describe(&config.store, env)?;
-    let identity = Identity {
-        store: address.identity.clone(),
-        template: config.template.as_str().to_owned(),
-        host: config.host.clone(),
-    };
-    let path = state_path(&config.state_dir, &identity.store);
-    let db = StateDb::open_for_reading(&path, &identity)?;
-    let own = own_files(&config, address.folder.as_deref())?;
-    let (pace, now_ms) = (config.pace, clock.now() / 1_000_000);
-    let table = load(&db, slack(&config))?;
-    let watch = Watch::new(config, own, Arc::new(table), Arc::new(db), clock, Arc::default(), pool()?);
-    let mut report = CycleReport { cycle: 1, ..CycleReport::default() };
-    let mut further = false;
-    for scan_no in 1..=u16::MAX {
-        let mut wave = watch.scan(scan_no, further, pace);
-        if !further {
-            report.matched = wave.matched;
-            for error in wave.report.errors {
-                wave.failures.push((error.path, crate::snapshot::io_failure("look at it", &error.source)));
-            }
-        }
-        report.held = wave.held;
-        let mut refused = wave.failures;
-        refused.extend(wave.clashing.into_iter().map(|(candidate, failure)| (candidate.path.into(), failure)));
-        wave.candidates.sort_by(|a, b| a.path.cmp(&b.path));
-        for candidate in wave.candidates {
-            let path = candidate.path.to_path_buf();
-            match key_of(&watch, &address, &candidate, now_ms) {
-                Ok(key) => tell(Planned { path, key: Ok(key), why: why(&candidate) }),
-                Err(failure) => {
-                    refused.push((path, failure));
-                    continue;
-                }
-            }
-            report.changed += 1;
-        }
-        refused.sort_by(|a, b| a.0.cmp(&b.0));
-        for (path, failure) in refused {
-            report.failures.add(&path, failure.clone());
-            tell(Planned { path, key: Err(failure.to_string()), why: failure.reason.word() });
-        }
-        if !wave.more {
-            break;
-        }
-        further = true;
-    }
-    for path in held(&watch).1 {
-        tell(Planned { path, key: Err("held back by its cooldown".into()), why: "cooldown" });
-    }
-    watch.table.each(|slot| {
-        report.databases += u64::from(slot.scan != 0 && !slot.flags.has(Flags::NOT_A_DATABASE));
-    });
-    Ok(report)
-}
-
-/// Changed databases whose cooldown is not over: how many, and their paths one by one.
-fn held(watch: &Watch) -> (usize, impl Iterator<Item = PathBuf>) {
-    let mut ids = Vec::new();
-    watch.table.each(|slot| ids.extend(slot.flags.has(Flags::COOLING).then_some(slot.id)));
-    (ids.len(), ids.into_iter().filter_map(|id| watch.db.row(id).ok().flatten().map(|row| row.path)))
-}
-
-fn why(candidate: &crate::watch::Candidate) -> &'static str {
-    match candidate.why {
-        // Its content would tell; its name and stamps do not.
-        Some(crate::detect::Why::New) if candidate.by_magic => "new, if it is an SQLite database",
-        Some(why) => why.word(),
-        None => "refresh",
-    }
-}
-
-fn key_of(
-    watch: &Watch,
-    address: &Described,
-    candidate: &crate::watch::Candidate,
-    now_ms: i64,
-) -> std::result::Result<String, Failure> {
-    let prefix = watch.prefix_of(candidate)?;
-    crate::cycle::check_key(&address.prefix, &prefix, address.name_len_max())?;
-    let last = watch.db.row(candidate.id).ok().flatten().and_then(|row| row.key_ms);
-    let time =
-        crate::timestamp::next_timestamp(now_ms, last).or_else(|| crate::timestamp::next_timestamp(now_ms, None));
-    let (time, _) = time.ok_or_else(|| Failure::new(Reason::CopyFailed, "this clock is past the year 9999"))?;
-    Ok(crate::layout::below(&address.prefix, &crate::layout::snapshot_key(&prefix, time)).into_owned())
-}
-
 fn identity(config: &Config, store: &Store) -> Identity {
     Identity {
         store: store.identity().to_owned(),
         template: config.template.as_str().to_owned(),
         host: config.host.clone(),
     }
-}
-
-/// One file per store and prefix: a readable part, and a hash that keeps similar ones apart.
-fn state_path(dir: &Path, identity: &str) -> PathBuf {
-    let mut slug: String = identity
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .collect::<String>()
-        .split('-')
-        .filter(|part| !part.is_empty())
-        .collect::<Vec<_>>()
-        .join("-");
-    slug.truncate(48);
-    let hash = twox_hash::XxHash3_64::oneshot(identity.as_bytes()) >> 32;
-    dir.join(format!("{slug}-{hash:08x}.db"))
 }
 
 fn unusable_state(dir: &Path, error: Error) -> Error {
@@ -448,64 +294,6 @@ fn warn_network(config: &Config) {
             );
         }
     }
-}
-
-fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
-    let table = Table::default();
-    db.load(|row| {
-        let mut slot = Slot::unknown(row.id, 0);
-        slot.stored_s = row.stored_s;
-        if let Some(stamps) = row.stamps {
-            let place = place_of(row.prefix.as_deref(), db.seed());
-            slot.fingerprint = crate::detect::Fingerprint::of(&stamps, place, db.seed());
-            let settled =
-                row.error.as_deref().and_then(crate::error::Failure::parse).is_some_and(|f| f.reason.is_settled());
-            slot.flags = Flags::NONE
-                .with(Flags::RACY, crate::detect::is_racy(&stamps, row.stamped_at, slack))
-                .with(Flags::NOT_A_DATABASE, settled)
-                .with(Flags::FAILED, row.error.is_some() && !settled);
-        }
-        slot.failures = u8::from(row.error.is_some());
-        table.put(slot);
-    })?;
-    Ok(table)
-}
-
-/// The state, with its temporary copies, and a folder store: never backed up, by path and by inode. A pattern below
-/// one of them would match nothing, which nobody can mean.
-fn own_files(config: &Config, folder_store: Option<&Path>) -> Result<OwnFiles> {
-    let mut dirs = vec![config.state_dir.clone()];
-    dirs.extend(folder_store.map(Path::to_path_buf));
-    for (dir, pattern) in dirs.iter().flat_map(|dir| config.patterns.iter().map(move |p| (dir, p))) {
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        if real(pattern.root()).starts_with(real(dir)) {
-            return Err(Error::Usage(format!(
-                "the pattern {} lies in {}, which is litesnap's own: give --state-dir or --store another folder",
-                pattern.text(),
-                dir.display()
-            )));
-        }
-    }
-    Ok(OwnFiles::new(&dirs))
-}
-
-fn runtime() -> Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .max_blocking_threads(BLOCKING_THREADS)
-        .thread_name("store")
-        .enable_all()
-        .build()
-        .map(|runtime| Runtime(Some(runtime)))
-        .map_err(|source| Error::Io { attempt: "start the threads that upload", path: PathBuf::new(), source })
-}
-
-/// At least two threads, so that one large database does not stop all others.
-fn pool() -> Result<rayon::ThreadPool> {
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
-    rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("read{n}")).build().map_err(|e| {
-        Error::Io { attempt: "start the threads that read", path: PathBuf::new(), source: std::io::Error::other(e) }
-    })
 }
 
 /// The first lines of `report` that concern the whole run, for a command that ends with it.

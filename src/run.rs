@@ -13,7 +13,8 @@ use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
 use litesnap::layout::Template;
 use litesnap::pattern::Excludes;
-use litesnap::replicate::{Planned, Replicator, dry_run, store_error};
+use litesnap::plan::{Planned, dry_run};
+use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
 use litesnap::store::{StoreOptions, credentials_hint};
 

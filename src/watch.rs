@@ -167,6 +167,13 @@ impl Watch {
         patterns.iter().any(|p| p.captures(path).is_some() && !excludes.cover(path, p.root()))
     }
 
+    /// Changed databases whose cooldown is not over: how many, and their paths one by one.
+    pub fn held(&self) -> (usize, impl Iterator<Item = PathBuf>) {
+        let mut ids = Vec::new();
+        self.table.each(|slot| ids.extend(slot.flags.has(Flags::COOLING).then_some(slot.id)));
+        (ids.len(), ids.into_iter().filter_map(|id| self.db.row(id).ok().flatten().map(|row| row.path)))
+    }
+
     /// Whether this is the first warning about `id`.
     pub(crate) fn first_time(&self, id: u64) -> bool {
         let mut named = self.named.lock();
