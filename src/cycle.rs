@@ -191,7 +191,7 @@ impl Cycle {
     fn name_withheld(&self) {
         for Unprotected { path, failure } in self.withheld.lock().drain(..) {
             if self.may_log() {
-                log::error!("db={} {failure}", path.display());
+                log::error!("db={} {failure}", shown(&path));
             }
         }
     }
@@ -294,9 +294,8 @@ impl Cycle {
         check_key(&engine.store.prefix, &prefix, engine.store.kind.name_len_max())?;
         let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
         let taken_at = Timestamp::from_ms(snapshot.stamped_at / MILLISECOND).unwrap_or(key_time);
-        let description = describe(engine, &candidate.path, &snapshot, taken_at);
+        let mut description = describe(engine, &candidate.path, &snapshot, taken_at);
         let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
-        let mut description = description;
         let body = match image {
             Image::Memory(raw) => {
                 let frame = encode_frame(&raw);

@@ -12,10 +12,8 @@ use litesnap::clock::SystemClock;
 use litesnap::config::{Config, parse_patterns};
 use litesnap::control::Control;
 use litesnap::cycle::Silent;
-use litesnap::detect::Pace;
 use litesnap::error::Reason;
-use litesnap::layout::{TEMPLATE_DEFAULT, Template, Timestamp, snapshot_key};
-use litesnap::pattern::Excludes;
+use litesnap::layout::{Timestamp, snapshot_key};
 use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
 use litesnap::store::{Patience, Store, StoreOptions};
@@ -35,19 +33,14 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 /// Every database below the data folder, into the store at `url`, with the smallest memory limit there is.
 pub(crate) fn config(place: &Place, url: &str) -> Config {
+    // Long enough for a part of 8 MiB on a loaded machine: a test of silence sets its own.
+    let store = StoreOptions { patience: QUICK, request_timeout: Duration::from_secs(20), ..StoreOptions::new(url) };
     Config {
         patterns: parse_patterns(&["data/**/*.db"], place.path()).unwrap(),
-        excludes: Excludes::parse(&[], place.path()).unwrap(),
-        store: StoreOptions { patience: QUICK, request_timeout: Duration::from_secs(1), ..StoreOptions::new(url) },
-        template: Template::parse(TEMPLATE_DEFAULT).unwrap(),
         host: "host".into(),
         state_dir: place.state(),
-        interval: Duration::from_secs(30),
-        concurrency: 100,
         memory_limit: 32 * MIB,
-        pace: Pace::default(),
-        limit_upload: 0,
-        max_gone: None,
+        ..Config::new(store)
     }
 }
 
@@ -777,6 +770,7 @@ fn ends_with(place: Place, fault: &Fault, plan: impl Fn(&S3Server), code: u8, re
     std::fs::remove_dir_all(place.state()).ok();
     let mut config = config(&place, &server.url("bucket", ""));
     config.store.patience.busy = Duration::from_millis(600);
+    config.store.request_timeout = Duration::from_secs(2);
     // Few at a time, so that the successes are over before the eighth failure.
     config.concurrency = 4;
     let rig = Rig::with(place, config, &server.env());

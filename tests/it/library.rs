@@ -11,8 +11,6 @@ use litesnap::clock::{Clock, FixedClock, Nanos, SECOND, SystemClock};
 use litesnap::config::{Config, MEMORY_LIMIT_MIN, parse_patterns};
 use litesnap::cycle::Silent;
 use litesnap::detect::Pace;
-use litesnap::layout::{TEMPLATE_DEFAULT, Template};
-use litesnap::pattern::Excludes;
 use litesnap::replicate::Replicator;
 use litesnap::report::CycleReport;
 use litesnap::store::StoreOptions;
@@ -36,17 +34,11 @@ impl Library {
         let clock = Arc::new(FixedClock::new(SystemClock.now()));
         let config = Config {
             patterns: parse_patterns(&[pattern], place.path()).unwrap(),
-            excludes: Excludes::default(),
-            store: StoreOptions::new(place.store().to_str().unwrap()),
-            template: Template::parse(TEMPLATE_DEFAULT).unwrap(),
             host: "host".into(),
             state_dir: place.state(),
-            interval: Duration::from_secs(30),
-            concurrency: 4,
             memory_limit: MEMORY_LIMIT_MIN,
             pace,
-            limit_upload: 0,
-            max_gone: None,
+            ..Config::new(StoreOptions::new(place.store().to_str().unwrap()))
         };
         let shown: Arc<dyn Clock> = Arc::<FixedClock>::clone(&clock);
         let replicator = Replicator::open(config, &Vec::new(), shown, Arc::default(), Arc::new(Silent)).unwrap();

@@ -124,7 +124,7 @@ fn a_request_that_fails_once() {
     for (fault, code, word) in table {
         let cloud = Cloud::new(12);
         cloud.server.fail_nth(3, fault.clone());
-        let ran = cloud.once(&["--request-timeout", "1s"]).expect_code(code);
+        let ran = cloud.once(&["--request-timeout", "2s"]).expect_code(code);
         let failed = u64::from(code == 1);
         assert_eq!((ran.count("stored"), ran.count("failed")), (12 - failed, failed), "{fault:?}: {ran:?}");
         if code == 1 {
@@ -152,7 +152,7 @@ fn a_store_that_fails_from_some_request_on() {
             scope.spawn(move || {
                 let cloud = Cloud::new(60);
                 cloud.server.fail_from(nth, fault.clone());
-                let ran = cloud.once(&["--request-timeout", "1s", "--concurrency", "8"]).expect_code(3);
+                let ran = cloud.once(&["--request-timeout", "2s", "--concurrency", "8"]).expect_code(3);
                 assert!(reason(&ran).contains(word), "{ran:?}");
                 assert_eq!(ran.count("stored"), nth as u64 - 1, "{ran:?}");
                 assert!(!ran.out.contains(".db"), "not a line per database: {ran:?}");

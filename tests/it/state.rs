@@ -12,8 +12,7 @@ use litesnap::config::{Config, MEMORY_LIMIT_MIN, parse_patterns};
 use litesnap::control::Control;
 use litesnap::cycle::Silent;
 use litesnap::detect::Pace;
-use litesnap::layout::{KeyKind, Template, parse_key};
-use litesnap::pattern::Excludes;
+use litesnap::layout::{KeyKind, parse_key};
 use litesnap::replicate::Replicator;
 use litesnap::report::CycleReport;
 use litesnap::store::{Store, StoreOptions};
@@ -37,17 +36,11 @@ impl Library {
         let store = StoreOptions::new("memory://");
         let config = Config {
             patterns: parse_patterns(&[place.data().join("**/*.db")], Path::new("/")).unwrap(),
-            excludes: Excludes::default(),
-            template: Template::parse("{{path}}").unwrap(),
             host: "web-1".into(),
             state_dir: place.state(),
-            interval: Duration::from_secs(30),
-            concurrency: 4,
             memory_limit: MEMORY_LIMIT_MIN,
             pace,
-            limit_upload: 0,
-            max_gone: None,
-            store: store.clone(),
+            ..Config::new(store.clone())
         };
         let clock = Arc::new(FixedClock::new(SystemClock.now() + 3600 * SECOND));
         let mut library =
