@@ -53,6 +53,12 @@ pub mod store;
 pub mod upload;
 mod window;
 
+pub mod access;
+pub mod catalogue;
+mod listing;
+pub mod names;
+mod scratch;
+
 pub mod cycle;
 mod engine;
 mod gone;

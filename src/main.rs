@@ -56,12 +56,25 @@ fn usage(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             tell(cli::Cli::command().render_help().to_string().trim_end());
         }
-        ErrorKind::MissingRequiredArgument => {
+        ErrorKind::MissingRequiredArgument if lacks_store(error) => {
             tell("litesnap: no store given: say where to, such as --store s3://my-bucket/backups or --store /backups");
         }
-        _ => tell(&format!("litesnap: {} (litesnap replicate --help shows everything)", one_line(error))),
+        _ => tell(&format!("litesnap: {} ({} shows everything)", one_line(error), help_command())),
     }
     ExitCode::from(2)
+}
+
+fn lacks_store(error: &clap::Error) -> bool {
+    use clap::error::{ContextKind, ContextValue};
+    let missing = error.get(ContextKind::InvalidArg);
+    matches!(missing, Some(ContextValue::Strings(args)) if args.iter().any(|arg| arg.starts_with("--store")))
+}
+
+/// What to type to see the options of the command that was typed.
+fn help_command() -> String {
+    let commands = cli::Cli::command();
+    let typed = std::env::args().skip(1).find(|arg| commands.find_subcommand(arg).is_some());
+    format!("litesnap {} --help", typed.as_deref().unwrap_or("replicate"))
 }
 
 /// What clap says is wrong, and its tip, without the usage that it shows below.

@@ -187,7 +187,8 @@ impl Pattern {
         Self { text: text.to_string_lossy().into_owned(), segments, root_len, root, names, magic_only: false }
     }
 
-    fn literal_path(&self) -> Option<PathBuf> {
+    /// The whole path, of a pattern without any wildcard.
+    pub(crate) fn literal_path(&self) -> Option<PathBuf> {
         let all = self.segments.iter().all(|s| matches!(s, Segment::Literal(_)));
         all.then(|| literal_path(&self.segments))
     }

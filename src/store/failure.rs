@@ -135,6 +135,11 @@ fn from_folder(error: &Error) -> Option<(Reason, String)> {
     Some((reason, io.to_string()))
 }
 
+/// Whether an answer had begun, and then its body stopped.
+pub(crate) fn is_broken_off(error: &Error) -> bool {
+    unanswered(error).is_none() && answered(error).is_none() && chain(error).any(|e| e.is::<HttpError>())
+}
+
 /// An answer had begun, then its body stopped.
 fn broken_off(error: &Error) -> Option<(Reason, String)> {
     let http = chain(error).find_map(|e| e.downcast_ref::<HttpError>())?;

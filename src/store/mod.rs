@@ -29,8 +29,8 @@ use object_store::path::Path;
 use object_store::{Attribute, Attributes, ObjectStore, PutMode, PutOptions};
 
 pub use credentials::credentials_hint;
-pub(crate) use failure::answered_status;
 pub use failure::classify;
+pub(crate) use failure::{answered_status, is_broken_off};
 pub use query::Env;
 pub use requests::{Answer, RequestCounts, Requests, Verb};
 
@@ -198,7 +198,27 @@ impl Store {
     /// # Errors
     /// [`Error::Usage`] for what cannot be meant, [`Error::Store`] for a folder that cannot be made or opened.
     pub fn open(options: &StoreOptions, env: &Env) -> Result<Self> {
+        Self::open_at(address::resolve(options, env)?, options, env)
+    }
+
+    /// The same, but a folder must be there: for whoever looks for what is stored.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what cannot be meant, [`Error::Store`] for a folder that is not there or cannot be opened.
+    pub fn open_existing(options: &StoreOptions, env: &Env) -> Result<Self> {
         let address = address::resolve(options, env)?;
+        if let Address::Folder(root) = &address
+            && !root.is_dir()
+        {
+            let root = root.display();
+            return Err(Error::Store {
+                what: format!("there is no folder {root}: --store names where the snapshots lie"),
+            });
+        }
+        Self::open_at(address, options, env)
+    }
+
+    fn open_at(address: Address, options: &StoreOptions, env: &Env) -> Result<Self> {
         let requests = Arc::new(Requests::default());
         let mut folder = None;
         let (address, inner, kind) = match address {

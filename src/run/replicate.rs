@@ -1,4 +1,4 @@
-//! The commands: from arguments to the library and from its results to standard output.
+//! `litesnap replicate`: the loop, one pass, or what one would do.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -18,13 +18,13 @@ use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
 use litesnap::store::{StoreOptions, credentials_hint};
 
-use crate::cli::{Replicate, StoreArgs};
+use super::{environment, ignore_closed, print, store_options};
+use crate::cli::Replicate;
 use crate::progress::Bar;
 use crate::signals;
 
 pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
-    let env: Vec<(String, String)> =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+    let env = environment();
     let config = config(&args, &env)?;
     if args.dry_run {
         return plan(config, &env, &args);
@@ -49,7 +49,12 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
     let config = Config {
         patterns: parse_patterns(&args.patterns, &cwd)?,
         excludes: Excludes::parse(&args.exclude, &cwd)?,
-        store: store_options(&args.store),
+        store: StoreOptions {
+            storage_class: args.put.storage_class.clone(),
+            sse_kms_key_id: args.put.sse_kms_key_id.clone(),
+            fsync_each: args.put.fsync_each,
+            ..store_options(&args.store)
+        },
         template: Template::parse(&args.key_template)?,
         host: host(args)?,
         state_dir: litesnap::fs::absolute(&state_dir, &cwd),
@@ -62,20 +67,6 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
     };
     config.check()?;
     Ok(config)
-}
-
-fn store_options(args: &StoreArgs) -> StoreOptions {
-    StoreOptions {
-        endpoint: args.endpoint.clone(),
-        region: args.region.clone(),
-        path_style: args.path_style,
-        allow_http: args.allow_http,
-        storage_class: args.storage_class.clone(),
-        sse_kms_key_id: args.sse_kms_key_id.clone(),
-        fsync_each: args.fsync_each,
-        request_timeout: args.request_timeout,
-        ..StoreOptions::new(&args.store)
-    }
 }
 
 fn host(args: &Replicate) -> anyhow::Result<String> {
@@ -213,17 +204,4 @@ fn planned_line(planned: &Planned, json: bool) -> String {
         })
         .to_string(),
     }
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .or_else(ignore_closed)
-        .context("cannot write to standard output")
-}
-
-/// Whoever reads our output may have seen enough.
-pub(crate) fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }

@@ -1,0 +1,79 @@
+//! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
+
+mod replicate;
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
+
+pub(crate) use replicate::Replicate;
+
+const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
+LITESNAP_ONCE=true. The option wins.
+
+Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
+configuration; 3 the store could not be reached or refused us; 130/143 interrupted before the work was complete.";
+
+const START: &str = "Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
+All options: litesnap replicate --help";
+
+/// Backs up every SQLite database on a host to S3-compatible storage or a folder
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = START, arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Store every changed database, now and every 30 seconds
+    Replicate(Box<Replicate>),
+}
+
+/// Where snapshots are stored, and how it is reached.
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// s3://bucket/prefix, a folder or file:///folder, gs://bucket/prefix, az://container/prefix
+    #[arg(long, visible_alias = "to", value_name = "URL", env = "LITESNAP_STORE", hide_env_values = true)]
+    pub(crate) store: String,
+
+    /// Base URL of an S3-compatible service, such as https://s3.example.org [also: AWS_ENDPOINT_URL]
+    #[arg(long, value_name = "URL", env = "LITESNAP_ENDPOINT", hide_env_values = true)]
+    pub(crate) endpoint: Option<String>,
+
+    /// Region of the bucket [also: AWS_REGION]
+    #[arg(long, value_name = "NAME", env = "LITESNAP_REGION")]
+    pub(crate) region: Option<String>,
+
+    /// Put the bucket into the path of the URL instead of the host name
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_PATH_STYLE")]
+    pub(crate) path_style: bool,
+
+    /// Allow endpoints without TLS
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_ALLOW_HTTP")]
+    pub(crate) allow_http: bool,
+
+    /// Requests to the store at once
+    #[arg(long, value_name = "N", default_value_t = CONCURRENCY_DEFAULT, value_parser = parse_count, env = "LITESNAP_CONCURRENCY")]
+    pub(crate) concurrency: usize,
+
+    /// Longest wait for one answer of the store
+    #[arg(long, value_name = "TIME", default_value = REQUEST_TIMEOUT_DEFAULT, value_parser = parse_duration, env = "LITESNAP_REQUEST_TIMEOUT")]
+    pub(crate) request_timeout: Duration,
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|n| (1..=10_000).contains(n));
+    count.ok_or_else(|| format!("'{text}' is no count: give a whole number from 1 to 10000, such as 100"))
+}
+
+/// What a variable may say for a switch; on the command line it is there or not.
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("its variable says neither yes nor no: set it to true or false, or unset it".into()),
+    }
+}

@@ -1,0 +1,51 @@
+//! The commands: from arguments to the library and from its results to standard output.
+
+mod replicate;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::Context;
+use litesnap::access::Access;
+use litesnap::control::Control;
+use litesnap::store::StoreOptions;
+
+pub(crate) use replicate::replicate;
+
+use crate::cli::StoreArgs;
+use crate::signals;
+
+fn environment() -> Vec<(String, String)> {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+}
+
+fn store_options(args: &StoreArgs) -> StoreOptions {
+    StoreOptions {
+        endpoint: args.endpoint.clone(),
+        region: args.region.clone(),
+        path_style: args.path_style,
+        allow_http: args.allow_http,
+        request_timeout: args.request_timeout,
+        ..StoreOptions::new(&args.store)
+    }
+}
+
+/// Opens the store for a command that looks at what is stored, and listens for signals.
+fn access(args: &StoreArgs) -> anyhow::Result<Access> {
+    let access = Access::open(&store_options(args), &environment(), args.concurrency, Arc::new(Control::default()))?;
+    signals::listen(access.runtime(), &access.control).context("cannot listen for signals")?;
+    Ok(access)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .or_else(ignore_closed)
+        .context("cannot write to standard output")
+}
+
+/// Whoever reads our output may have seen enough.
+pub(crate) fn ignore_closed(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
+}
