@@ -1,9 +1,15 @@
 //! The file system, where doing it right takes more than one call.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::fstatat;
+use nix::sys::statfs::Statfs;
 
 use crate::error::{Error, Result};
 
@@ -20,6 +26,37 @@ pub fn rename_durably(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Renames `from` to `to`, both names in the open folder `dir`; without `replace` only if there is no `to` yet. Returns before
+/// that is durable.
+///
+/// # Errors
+/// As the system says; `AlreadyExists` without `replace`.
+pub(crate) fn rename_within(dir: &File, from: &OsStr, to: &OsStr, replace: bool) -> io::Result<()> {
+    if !replace {
+        match rename_if_free(dir, from, to) {
+            // Some file systems cannot do that in one step (NFS, FAT): looked at first, then.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {}
+            other => return Ok(other?),
+        }
+        match fstatat(dir, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => {}
+            Ok(_) => return Err(Errno::EEXIST.into()),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(nix::fcntl::renameat(dir, from, dir, to)?)
+}
+
+#[cfg(target_env = "gnu")]
+fn rename_if_free(dir: &File, from: &OsStr, to: &OsStr) -> nix::Result<()> {
+    nix::fcntl::renameat2(dir, from, dir, to, nix::fcntl::RenameFlags::RENAME_NOREPLACE)
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn rename_if_free(_: &File, _: &OsStr, _: &OsStr) -> nix::Result<()> {
+    Err(Errno::ENOSYS)
+}
+
 /// Makes `dir` and its parents, for this user only (0700).
 ///
 /// # Errors
@@ -30,6 +67,25 @@ pub fn create_private_dir(dir: &Path) -> Result<()> {
         path: dir.to_path_buf(),
         source,
     })
+}
+
+/// Makes `dir` and its missing parents with mode 0700; with `fsync`, their entries are durable on return.
+pub(crate) fn make_private(dir: &Path, fsync: bool) -> io::Result<()> {
+    let made = match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = dir.parent() {
+                make_private(parent, fsync)?;
+            }
+            std::fs::DirBuilder::new().mode(0o700).create(dir)
+        }
+        other => other,
+    };
+    match made {
+        Ok(()) if fsync => dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()),
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(e) => Err(e),
+    }
 }
 
 /// `path` for a line of text: names may hold line ends, with which somebody could write lines of his own into a log.
@@ -62,6 +118,15 @@ pub struct Peculiar {
 /// local one. Magic numbers: statfs(2).
 #[must_use]
 pub fn peculiar_file_system(path: &Path) -> Option<Peculiar> {
+    peculiar(&nix::sys::statfs::statfs(path).ok()?)
+}
+
+/// [`peculiar_file_system`] of an open file.
+pub(crate) fn peculiar_behind(file: &File) -> Option<Peculiar> {
+    peculiar(&nix::sys::statfs::fstatfs(file).ok()?)
+}
+
+fn peculiar(stat: &Statfs) -> Option<Peculiar> {
     const NETWORK: [(i128, &str); 9] = [
         (0x6969, "NFS"),
         (0x517B, "SMB"),
@@ -76,7 +141,7 @@ pub fn peculiar_file_system(path: &Path) -> Option<Peculiar> {
     // Times in steps of two seconds.
     const COARSE: [(i128, &str); 2] = [(0x4D44, "FAT"), (0x2011_BAB0, "exFAT")];
     // Its type differs from platform to platform.
-    let magic = i128::from(nix::sys::statfs::statfs(path).ok()?.filesystem_type().0);
+    let magic = i128::from(stat.filesystem_type().0);
     let find = |table: &[(i128, &'static str)], is_network| {
         table.iter().find(|(known, _)| *known == magic).map(|(_, name)| Peculiar { name, is_network })
     };

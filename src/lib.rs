@@ -59,6 +59,8 @@ mod listing;
 pub mod names;
 mod scratch;
 
+pub mod restore;
+
 pub mod cycle;
 mod engine;
 mod gone;

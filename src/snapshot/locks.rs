@@ -19,9 +19,9 @@ const SHARED_LEN: libc::off_t = 510;
 
 /// Who holds a lock that conflicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(crate) struct Holder {
     /// Process id; `None` for a lock that belongs to an open file description or another host.
-    pub(super) pid: Option<i32>,
+    pub(crate) pid: Option<i32>,
 }
 
 impl std::fmt::Display for Holder {
@@ -42,7 +42,7 @@ pub(super) fn excluding(file: &File) -> io::Result<Option<Holder>> {
 }
 
 /// Who, if anybody, holds any lock at all: every WAL-mode connection that has read holds SHARED. Takes no lock.
-pub(super) fn anyone(file: &File) -> io::Result<Option<Holder>> {
+pub(crate) fn anyone(file: &File) -> io::Result<Option<Holder>> {
     conflict(file, libc::F_WRLCK, PENDING, SHARED + SHARED_LEN - PENDING)
 }
 

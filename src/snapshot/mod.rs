@@ -6,7 +6,7 @@
 //! A second way of reading, for databases that nobody is writing, can be put beside `sqlite` in `Reader::read`:
 //! the content hash is defined so that both agree.
 
-mod locks;
+pub(crate) mod locks;
 mod sidecars;
 mod sqlite;
 mod temp;

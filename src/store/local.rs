@@ -4,9 +4,8 @@
 //! A crash leaves at most a file `KEY#1` beside the key that was being written. Listings do not show it.
 
 use std::fmt;
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,26 +75,8 @@ impl Folder {
         self.check()?;
         let parent = self.root.join(key.as_ref());
         let Some(parent) = parent.parent() else { return Ok(()) };
-        make_private(parent, self.fsync).map_err(|source| Error::Generic { store: "folder", source: Box::new(source) })
-    }
-}
-
-/// Makes `dir` and its missing parents with mode 0700; with `fsync`, their entries are durable on return.
-pub(super) fn make_private(dir: &FsPath, fsync: bool) -> io::Result<()> {
-    let made = match DirBuilder::new().mode(0o700).create(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = dir.parent() {
-                make_private(parent, fsync)?;
-            }
-            DirBuilder::new().mode(0o700).create(dir)
-        }
-        other => other,
-    };
-    match made {
-        Ok(()) if fsync => dir.parent().map_or(Ok(()), |parent| std::fs::File::open(parent)?.sync_all()),
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        Err(e) => Err(e),
+        crate::fs::make_private(parent, self.fsync)
+            .map_err(|source| Error::Generic { store: "folder", source: Box::new(source) })
     }
 }
 

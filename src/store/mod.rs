@@ -333,7 +333,7 @@ fn open_folder(root: &FsPath, fsync: bool, requests: &Arc<Requests>) -> Result<(
         let what = format!("cannot {attempt} {shown}");
         move |e: io::Error| Error::Store { what: format!("{what}: {e}; --store names another, such as /backups") }
     };
-    local::make_private(root, true).map_err(failed("create the folder"))?;
+    crate::fs::make_private(root, true).map_err(failed("create the folder"))?;
     // The canonical path, so that the identity does not depend on the way through symlinks.
     let root = root.canonicalize().map_err(failed("open the folder"))?;
     // On FUSE and its like a `syncfs` need not reach the disk.

@@ -1,0 +1,3 @@
+//! Bringing databases back.
+
+pub mod place;
