@@ -217,7 +217,7 @@ impl Placer {
     }
 
     /// Takes over a file that is complete and verified, gives it owner, mode and time, and calls `done` from another thread
-    /// when it is durable under its name, or refused. Waits while too many are on their way.
+    /// when it is durable under its name, or refused. Waits while too many are on their way. `done` must not come back here.
     pub fn finish(
         &self,
         pending: Pending,

@@ -18,6 +18,7 @@ mod reading; // what is stored is what a commit left; what cannot be read is nam
 mod regress; // one test per defect there was
 mod replicate; // the main path through the command line
 mod restore_attack; // paths and folders that would make a restore write somewhere else
+mod restore_full; // a target that is full, read-only or goes away: refused, and nothing is left
 mod s3; // the real binary against an S3 server that fails, and signals in mid-upload
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets

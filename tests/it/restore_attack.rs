@@ -18,17 +18,17 @@ use rusqlite::Connection;
 
 use crate::foreign::{Foreign, listing};
 
-const FORCE: Permissions = Permissions { force: true };
-const GENTLE: Permissions = Permissions { force: false };
+pub(crate) const FORCE: Permissions = Permissions { force: true };
+pub(crate) const GENTLE: Permissions = Permissions { force: false };
 
 /// A folder to restore into, and beside it one that nobody may touch.
-struct Field {
+pub(crate) struct Field {
     dir: tempfile::TempDir,
-    image: Vec<u8>,
+    pub(crate) image: Vec<u8>,
 }
 
 impl Field {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for name in ["into", "outside"] {
             fs::create_dir(dir.path().join(name)).unwrap();
@@ -38,7 +38,7 @@ impl Field {
         Self { dir, image }
     }
 
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("into")
     }
 
@@ -46,17 +46,17 @@ impl Field {
         self.dir.path().join("outside")
     }
 
-    fn below(&self, permissions: Permissions) -> Placer {
+    pub(crate) fn below(&self, permissions: Permissions) -> Placer {
         Placer::open(Root::Below(self.root()), permissions).unwrap()
     }
 
-    fn restore(&self, placer: &Placer, target: impl AsRef<Path>) -> Result<Placed, Refusal> {
+    pub(crate) fn restore(&self, placer: &Placer, target: impl AsRef<Path>) -> Result<Placed, Refusal> {
         let mut pending = placer.begin(target.as_ref())?;
         pending.write_all(&self.image).unwrap();
         self.end(placer, pending)
     }
 
-    fn end(&self, placer: &Placer, pending: litesnap::restore::place::Pending) -> Result<Placed, Refusal> {
+    pub(crate) fn end(&self, placer: &Placer, pending: litesnap::restore::place::Pending) -> Result<Placed, Refusal> {
         let (done, answer) = mpsc::channel();
         placer.finish(pending, &described(&self.image), move |result| done.send(result).unwrap());
         placer.flush();
@@ -79,7 +79,7 @@ impl Field {
     }
 
     #[track_caller]
-    fn expect_restored(&self, path: &Path) {
+    pub(crate) fn expect_restored(&self, path: &Path) {
         assert!(fs::read(path).unwrap() == self.image, "{}", path.display());
         assert_eq!(fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777, 0o640);
     }
@@ -393,7 +393,7 @@ fn the_sidecars_of_what_is_replaced_are_not_applied_to_what_replaces_it() {
     assert_eq!(shown, "restored");
 }
 
-fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
