@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::layout::{TEMPLATE_DEFAULT, Template};
 use crate::pattern::{Excludes, Pattern};
 use crate::store::StoreOptions;
+use crate::timestamp::Timestamp;
 
 /// Between two cycles.
 pub const INTERVAL_DEFAULT: &str = "30s";
@@ -166,6 +167,22 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
     Ok(duration)
 }
 
+/// A time to go back to: `2026-11-21T06:00:00Z`, the form that keys have, or how long before `now_ms`: `2h`.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_at(text: &str, now_ms: i64) -> std::result::Result<Timestamp, String> {
+    let example = "give a time such as 2026-11-21T06:00:00Z, or how long ago, such as 2h";
+    let ms = if let Ok(ago) = humantime::parse_duration(text) {
+        i64::try_from(ago.as_millis()).ok().and_then(|ago| now_ms.checked_sub(ago))
+    } else if let Ok(time) = text.parse::<Timestamp>() {
+        Some(time.as_ms())
+    } else {
+        chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_millis())
+    };
+    ms.and_then(Timestamp::from_ms).ok_or_else(|| format!("--at: '{text}' is no time: {example}"))
+}
+
 /// Where state lies unless told otherwise: what systemd gives, else what root or a user has.
 ///
 /// # Errors
@@ -204,6 +221,25 @@ mod tests {
         assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
         assert!(parse_duration("500000000000y").unwrap_err().contains("at most 36500d"));
         assert!(parse_duration("soon").unwrap_err().contains("such as 30s"));
+    }
+
+    #[test]
+    fn times_to_go_back_to() {
+        let (now, at) = (1_795_244_400_000, |text: &str| parse_at(text, 1_795_244_400_000).map(Timestamp::as_ms));
+        for (text, ms) in [
+            ("2h", now - 7_200_000),
+            ("1d 30m", now - 88_200_000),
+            ("2026-11-21T06:00:00Z", 1_795_240_800_000),
+            ("2026-11-21T06:00:00.123Z", 1_795_240_800_123),
+            ("2026-11-21T07:00:00+01:00", 1_795_240_800_000),
+            ("2026-11-21 06:00:00Z", 1_795_240_800_000),
+            ("20261121T060000.123Z", 1_795_240_800_123),
+        ] {
+            assert_eq!(at(text), Ok(ms), "{text}");
+        }
+        for text in ["", "yesterday", "2026-11-21", "2026-11-21T06:00:00", "2026-13-01T00:00:00Z", "100y", "-2h"] {
+            assert!(at(text).unwrap_err().contains("such as 2026-11-21T06:00:00Z"), "{text}");
+        }
     }
 
     #[test]

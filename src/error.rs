@@ -37,6 +37,20 @@ pub enum Error {
         /// What was attempted on which store, what came back, and a hint where one is known.
         what: String,
     },
+    /// There is nothing of what was asked for. Exit code 1.
+    #[error("{what}")]
+    Nothing {
+        /// What was looked for where, and what would be right.
+        what: String,
+        /// Nothing at all was ever stored of it.
+        is_empty: bool,
+    },
+    /// The one object that was asked for is missing or not what it should be. Exit code 1.
+    #[error("{what}")]
+    Object {
+        /// Its key, a word for what is wrong, and the detail.
+        what: String,
+    },
     /// Reading or writing a file of our own failed. Exit code 1.
     #[error("cannot {attempt} {path}")]
     Io {
@@ -63,7 +77,7 @@ impl Error {
         match self {
             Self::Usage(_) | Self::State { .. } | Self::StateLocked { .. } => 2,
             Self::Store { .. } => 3,
-            Self::Io { .. } => 1,
+            Self::Io { .. } | Self::Nothing { .. } | Self::Object { .. } => 1,
             Self::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(130),
         }
     }

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     start_logging(&bar);
     let done = match cli.command {
         cli::Command::Replicate(args) => run::replicate(*args, bar),
+        cli::Command::Restore(args) => run::restore(*args, bar),
     };
     match done {
         Ok(code) => ExitCode::from(code),

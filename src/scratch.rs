@@ -27,7 +27,12 @@ pub(crate) fn open(schema: &str) -> Result<Connection> {
 
 /// What a failure of it means: there is no room, or no folder, for temporary files.
 pub(crate) fn failed(error: rusqlite::Error) -> Error {
+    no_room(std::io::Error::other(error))
+}
+
+/// The same for a temporary file.
+pub(crate) fn no_room(source: std::io::Error) -> Error {
     let path =
         ["SQLITE_TMPDIR", "TMPDIR"].iter().find_map(std::env::var_os).map_or_else(|| "/var/tmp".into(), Into::into);
-    Error::Io { attempt: "keep a list in the temporary folder", path, source: std::io::Error::other(error) }
+    Error::Io { attempt: "keep something in the temporary folder", path, source }
 }

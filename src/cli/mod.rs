@@ -1,6 +1,7 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
 mod replicate;
+mod restore;
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
 pub(crate) use replicate::Replicate;
+pub(crate) use restore::{CheckArg, Restore};
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
 LITESNAP_ONCE=true. The option wins.
@@ -30,6 +32,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Store every changed database, now and every 30 seconds
     Replicate(Box<Replicate>),
+    /// Bring one database back, some, or all
+    Restore(Box<Restore>),
 }
 
 /// Where snapshots are stored, and how it is reached.

@@ -1,6 +1,7 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
 mod replicate;
+mod restore;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
 pub(crate) use replicate::replicate;
+pub(crate) use restore::restore;
 
 use crate::cli::StoreArgs;
 use crate::signals;

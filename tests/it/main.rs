@@ -17,6 +17,7 @@ mod no_trace; // reading changes nothing about a database, and what it may not d
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
 mod regress; // one test per defect there was
 mod replicate; // the main path through the command line
+mod restore; // what comes back, what is refused, what a target is at every moment
 mod restore_attack; // paths and folders that would make a restore write somewhere else
 mod restore_full; // a target that is full, read-only or goes away: refused, and nothing is left
 mod s3; // the real binary against an S3 server that fails, and signals in mid-upload

@@ -1,0 +1,44 @@
+//! Asking SQLite whether a restored file is in order.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rusqlite::{Connection, OpenFlags};
+
+/// What SQLite is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Check {
+    /// Nothing: the hashes say that the file is what was stored.
+    #[default]
+    None,
+    /// `PRAGMA quick_check`: every page, without comparing indexes with their tables.
+    Quick,
+    /// `PRAGMA integrity_check`.
+    Full,
+}
+
+/// Most characters of what SQLite finds wrong that are passed on.
+const TEXT_MAX: usize = 300;
+
+/// Asks about the database in `file`, which nobody else writes to. Leaves nothing beside it.
+///
+/// # Errors
+/// What SQLite finds wrong, on one line.
+pub fn check_file(file: BorrowedFd<'_>, check: Check) -> Result<(), String> {
+    let pragma = match check {
+        Check::None => return Ok(()),
+        Check::Quick => "PRAGMA quick_check(1)",
+        Check::Full => "PRAGMA integrity_check(1)",
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // Immutable: no locks, no -wal and no -shm, in whatever journal mode it is.
+    let uri = format!("file:/proc/self/fd/{}?immutable=1", file.as_raw_fd());
+    let ask = || -> rusqlite::Result<String> {
+        Connection::open_with_flags(uri, flags)?.query_row(pragma, [], |row| row.get(0))
+    };
+    let found = ask().unwrap_or_else(|e| e.to_string());
+    if found == "ok" {
+        return Ok(());
+    }
+    let line = found.split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(line.chars().take(TEXT_MAX).collect())
+}
