@@ -4,6 +4,7 @@
 //! of the same cycle, so that memory stays bounded when everything changed. What fails is left as it is, which makes
 //! the next cycle take it up again.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -17,10 +18,11 @@ use crate::detect::{Pace, Why};
 use crate::engine::Engine;
 use crate::error::{Failure, Reason};
 use crate::fs::shown;
+use crate::gone::Burials;
 use crate::header::JournalMode;
 use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
-use crate::record::{Fact, FactSender, Tally};
+use crate::record::{Fact, FactSender, Tally, chain};
 use crate::report::{CycleReport, Failures, Unprotected};
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
@@ -55,7 +57,7 @@ impl Observer for Silent {}
 #[derive(Debug)]
 pub(crate) struct Cycle {
     pub(crate) engine: Arc<Engine>,
-    facts: FactSender,
+    pub(crate) facts: FactSender,
     pub(crate) tally: Arc<Tally>,
     observer: Arc<dyn Observer>,
     failures: Mutex<Failures>,
@@ -63,7 +65,9 @@ pub(crate) struct Cycle {
     withheld: Mutex<Vec<Unprotected>>,
     errors: Mutex<Vec<String>>,
     store_failure: Mutex<Option<Failure>>,
+    /// Answers of a store that is up.
     uploads_ok: AtomicU64,
+    pub(crate) burials: Burials,
     changed: AtomicU64,
     untried: AtomicU64,
     /// Of the changed ones, those that came to an end of whatever kind.
@@ -71,7 +75,7 @@ pub(crate) struct Cycle {
     /// Slots are marked as taken up.
     took_up: AtomicBool,
     /// A stop came before the scan was over: what it did not reach is not even counted.
-    cut_short: AtomicBool,
+    pub(crate) cut_short: AtomicBool,
     lines: AtomicU32,
     /// Keys that had to be more than a day ahead of the clock.
     bumped: AtomicU32,
@@ -99,6 +103,7 @@ impl Cycle {
             errors: Mutex::default(),
             store_failure: Mutex::default(),
             uploads_ok: AtomicU64::new(0),
+            burials: Burials::default(),
             changed: AtomicU64::new(0),
             untried: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -115,13 +120,17 @@ impl Cycle {
         let engine = &self.engine;
         engine.reader.begin_cycle();
         engine.uploader.forget_refusals();
+        let requested = self.requested();
+        let mut burying = None;
         let mut further = false;
         loop {
             *scan_no = scan_no.checked_add(1).unwrap_or(1);
-            let mut wave = engine.watch.scan(*scan_no, further, self.pace);
+            let mut wave = engine.watch.scan(*scan_no, further, self.pace, &requested);
             self.cut_short.fetch_or(engine.watch.control.is_stopped(), Ordering::Relaxed);
             if !further {
-                self.note_scan(&mut wave, report, *scan_no);
+                let gone = self.note_scan(&mut wave, report, *scan_no);
+                // Beside the snapshots: neither waits for the other.
+                burying = (!gone.is_empty()).then(|| engine.runtime.spawn(Arc::clone(self).bury(gone, *scan_no)));
             }
             report.held = wave.held;
             self.took_up.fetch_or(!wave.candidates.is_empty() || !wave.clashing.is_empty(), Ordering::Relaxed);
@@ -139,10 +148,31 @@ impl Cycle {
             }
             further = true;
         }
+        if let Some(burying) = burying {
+            engine.runtime.block_on(burying).expect("what one tombstone brings to light stays in its own task");
+        }
         if self.took_up.load(Ordering::Relaxed) {
             engine.watch.table.each(|slot| slot.flags = slot.flags.with(Flags::TAKEN, false));
         }
         self.observer.finished();
+    }
+
+    /// The databases on the request list. What is not known any more is taken off it; the others stay until a snapshot is
+    /// recorded.
+    fn requested(&self) -> HashSet<u64> {
+        let db = &self.engine.watch.db;
+        let listed = || -> crate::error::Result<HashSet<u64>> {
+            let mut requested = db.requests()?;
+            let unknown: Vec<u64> = requested.extract_if(|id| self.engine.watch.table.get(*id).is_none()).collect();
+            if !unknown.is_empty() {
+                db.drop_requests(unknown)?;
+            }
+            Ok(requested)
+        };
+        listed().unwrap_or_else(|e| {
+            self.error(chain(&e));
+            HashSet::new()
+        })
     }
 
     /// Puts the counts of a cycle whose facts are all recorded into `report`.
@@ -157,6 +187,7 @@ impl Cycle {
         report.stored = count(&self.tally.stored);
         report.unchanged_content = count(&self.tally.unchanged_content);
         report.bytes = count(&self.tally.bytes);
+        report.gone = count(&self.tally.gone);
         report.failures = std::mem::take(&mut *self.failures.lock());
         report.failures.sort();
         report.errors = std::mem::take(&mut *self.errors.lock());
@@ -183,6 +214,7 @@ impl Cycle {
         if report.store_down.is_none() {
             self.name_withheld();
         }
+        self.end_burials(report);
         let unfinished = report.untried > 0 || self.cut_short.load(Ordering::Relaxed);
         report.interrupted = if unfinished { self.engine.watch.control.stop_signal() } else { None };
     }
@@ -196,6 +228,13 @@ impl Cycle {
         }
     }
 
+    pub(crate) fn note_answer(&self, failure: Option<&Failure>) {
+        match failure {
+            Some(failure) if failure.reason.concerns_store() => *self.store_failure.lock() = Some(failure.clone()),
+            _ => drop(self.uploads_ok.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
     fn stops(&self) -> bool {
         self.engine.watch.control.is_stopped() || self.store_is_down()
     }
@@ -204,7 +243,8 @@ impl Cycle {
         self.engine.uploader.is_down()
     }
 
-    fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) {
+    /// Notes what a first scan met; returns the databases accepted as gone.
+    fn note_scan(&self, wave: &mut Wave, report: &mut CycleReport, scan_no: u16) -> Vec<u64> {
         for error in &wave.report.errors {
             let failure = crate::snapshot::io_failure("look at it", &error.source);
             let is_new = self.engine.watch.first_time(id_of(&error.path, self.engine.watch.db.seed()));
@@ -215,9 +255,7 @@ impl Cycle {
         }
         report.missing_roots.clone_from(&wave.report.missing_roots);
         report.matched.clone_from(&wave.matched);
-        if !self.engine.watch.control.is_stopped() {
-            report.gone = self.sweep(scan_no, &wave.report);
-        }
+        if self.engine.watch.control.is_stopped() { Vec::new() } else { self.sweep(scan_no, &wave.report) }
     }
 
     fn process(self: &Arc<Self>, candidates: Vec<Candidate>) {
@@ -254,7 +292,7 @@ impl Cycle {
         let row = match self.engine.watch.db.row(candidate.id) {
             Ok(row) => row.filter(|row| row.path == *candidate.path),
             Err(e) => {
-                let failure = Failure::new(Reason::CopyFailed, crate::record::chain(&e));
+                let failure = Failure::new(Reason::CopyFailed, chain(&e));
                 return self.failed_to_read(candidate, None, failure);
             }
         };
@@ -284,7 +322,7 @@ impl Cycle {
         self.settled.fetch_add(1, Ordering::Relaxed);
         self.tell_recovery(candidate.id, &candidate.path);
         self.observer.done(0);
-        let fact = Fact { change, prefix: candidate.prefix.clone(), bytes: 0, tally: Arc::clone(&self.tally) };
+        let fact = Fact { change, prefix: candidate.prefix.clone(), tally: Arc::clone(&self.tally) };
         self.facts.record_blocking(fact);
     }
 
@@ -292,7 +330,7 @@ impl Cycle {
         let engine = &self.engine;
         let prefix = engine.watch.prefix_of(candidate)?;
         check_key(&engine.store.prefix, &prefix, engine.store.kind.name_len_max())?;
-        let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(|r| r.key_ms))?;
+        let key_time = self.key_time(&candidate.path, snapshot.stamped_at / MILLISECOND, row.and_then(Row::last_ms))?;
         let taken_at = Timestamp::from_ms(snapshot.stamped_at / MILLISECOND).unwrap_or(key_time);
         let mut description = describe(engine, &candidate.path, &snapshot, taken_at);
         let Snapshot { image, content_hash, stamps, stamped_at, mut permit, .. } = snapshot;
@@ -344,7 +382,7 @@ impl Cycle {
     async fn ended(self: Arc<Self>, job: Job, outcome: Outcome) {
         match outcome {
             Outcome::Stored(bytes) => {
-                self.uploads_ok.fetch_add(1, Ordering::Relaxed);
+                self.note_answer(None);
                 self.settled.fetch_add(1, Ordering::Relaxed);
                 self.tell_recovery(job.id, &job.path);
                 self.observer.done(bytes);
@@ -358,16 +396,13 @@ impl Cycle {
                     content_hash: job.content_hash,
                     key_ms: job.key_time.as_ms(),
                     stored_s,
+                    bytes,
                 };
-                let fact = Fact { change, prefix: job.row_prefix, bytes, tally: Arc::clone(&self.tally) };
+                let fact = Fact { change, prefix: job.row_prefix, tally: Arc::clone(&self.tally) };
                 self.facts.record(fact).await;
             }
             Outcome::Failed(failure) => {
-                if failure.reason.concerns_store() {
-                    *self.store_failure.lock() = Some(failure.clone());
-                } else {
-                    self.uploads_ok.fetch_add(1, Ordering::Relaxed);
-                }
+                self.note_answer(Some(&failure));
                 let fact = self.failed(job.id, &job.path, job.row_prefix, failure, None);
                 self.facts.record(fact).await;
             }
@@ -413,7 +448,7 @@ impl Cycle {
     }
 
     pub(crate) fn record(&self, change: Change) {
-        self.facts.record_blocking(Fact { change, prefix: None, bytes: 0, tally: Arc::clone(&self.tally) });
+        self.facts.record_blocking(Fact { change, prefix: None, tally: Arc::clone(&self.tally) });
     }
 
     fn failed(
@@ -442,7 +477,7 @@ impl Cycle {
             at_s: self.engine.watch.clock.now() / SECOND,
         };
         self.report_failure(path, failure, before == 0);
-        Fact { change, prefix, bytes: 0, tally: Arc::clone(&self.tally) }
+        Fact { change, prefix, tally: Arc::clone(&self.tally) }
     }
 
     /// Counts and names a failure; logs it if it is new.
@@ -485,12 +520,13 @@ impl Cycle {
     }
 }
 
-/// A database that was gone, or forgotten by a restart, and lies there with the very stamps of its last snapshot.
+/// A database that was gone, or forgotten by a restart, and lies there with the very stamps of its last snapshot. Not one
+/// that the store says is gone: only a snapshot takes that back.
 fn back_again(candidate: &Candidate, row: Option<&Row>, slack: Nanos) -> Option<Change> {
     let row = row?;
     let stamps = row.stamps.filter(|stamps| *stamps == candidate.stamps)?;
     let trusted = !crate::detect::is_racy(&stamps, row.stamped_at, slack) && row.error.is_none();
-    let stored = row.key_ms.is_some() && row.prefix == candidate.prefix;
+    let stored = row.key_ms.is_some() && row.prefix == candidate.prefix && !row.is_buried() && !candidate.refresh;
     (candidate.why == Some(Why::New) && trusted && stored && row.gone_s.is_some()).then_some(Change::Same {
         id: candidate.id,
         stamps,
@@ -514,7 +550,8 @@ pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -
 
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {
     row.is_some_and(|row| {
-        row.key_ms.is_some() && row.content_hash == Some(snapshot.content_hash) && row.prefix == candidate.prefix
+        let same = row.content_hash == Some(snapshot.content_hash) && row.prefix == candidate.prefix;
+        row.key_ms.is_some() && same && !row.is_buried()
     })
 }
 

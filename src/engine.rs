@@ -1,8 +1,11 @@
 //! What the threads of a cycle share, and how it is put together: state, own folders, thread pools, runtime.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
 
 use crate::clock::Nanos;
 use crate::config::Config;
@@ -27,6 +30,9 @@ pub(crate) struct Engine {
     pub(crate) runtime: Runtime,
     /// The patterns are those under which everything known was seen.
     pub(crate) same_patterns: AtomicBool,
+    /// Databases accepted as gone, of which the store could not be told yet; empty while it can. Lost in a restart, after
+    /// which they are judged anew.
+    pub(crate) untold: Mutex<HashSet<u64>>,
 }
 
 /// The asynchronous side. Ending it does not wait for calls that hang in a dead file system.
@@ -68,8 +74,10 @@ pub(crate) fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
     let table = Table::default();
     db.load(|row| {
         let mut slot = Slot::unknown(row.id, 0);
+        let is_buried = row.is_buried();
         slot.stored_s = row.stored_s;
-        if let Some(stamps) = row.stamps {
+        // One that the store says is gone must be stored again when it is seen, whatever its stamps.
+        if let Some(stamps) = row.stamps.filter(|_| !is_buried) {
             let place = place_of(row.prefix.as_deref(), db.seed());
             slot.fingerprint = crate::detect::Fingerprint::of(&stamps, place, db.seed());
             let settled =

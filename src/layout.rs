@@ -168,6 +168,22 @@ impl Template {
         }
         Ok(prefix)
     }
+
+    /// The leading segments of every prefix that this template gives on `host`, encoded, without slashes at the ends: what
+    /// holds all databases of this host. `None` if already the first segment differs from database to database.
+    #[must_use]
+    pub fn fixed_head(&self, host: &str) -> Option<String> {
+        let mut head = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Literal(literal) => head.push_str(literal),
+                Part::Name(name) if name == "hostname" && !host.is_empty() => push_encoded(&mut head, host.as_bytes()),
+                // The segment that it is in differs, and all after it.
+                Part::Name(_) => return head.rfind('/').map(|end| head[..end].to_owned()),
+            }
+        }
+        Some(head)
+    }
 }
 
 fn push_path(prefix: &mut String, path: &Path) -> Result<(), RenderError> {
@@ -367,6 +383,36 @@ mod tests {
         }
         let odd = Path::new(OsStr::from_bytes(b"/a\xff\xc3.db"));
         assert_eq!(Template::parse("{{path}}").unwrap().render(odd, "", &[]).as_deref(), Ok("a%FF%C3.db"));
+    }
+
+    #[test]
+    fn the_fixed_head_is_what_all_databases_of_a_host_lie_below() {
+        for (template, host, head) in [
+            ("{{path}}", "web-1", None),
+            ("{{hostname}}/{{path}}", "web-1", Some("web-1")),
+            ("{{hostname}}/{{path}}", "a b..", Some("a%20b..")),
+            ("{{hostname}}/{{path}}", ".", Some("%2E")),
+            ("backups/{{hostname}}/v1/{{path}}", "web-1", Some("backups/web-1/v1")),
+            ("backups/{{project}}/{{hostname}}/{{tenant}}", "web-1", Some("backups")),
+            ("h-{{hostname}}.d/x{{path}}", "web-1", Some("h-web-1.d")),
+            ("h-{{hostname}}{{path}}", "web-1", None),
+            ("a/h-{{hostname}}-{{tenant}}/b", "web-1", Some("a")),
+            ("a/{{tenant}}", "web-1", Some("a")),
+            ("v1-{{tenant}}", "web-1", None),
+            ("one/{{hostname}}", "web-1", Some("one/web-1")),
+            ("one", "web-1", Some("one")),
+            ("a/{{hostname}}/{{path}}", "", Some("a")),
+        ] {
+            let read = Template::parse(template).unwrap();
+            assert_eq!(read.fixed_head(host).as_deref(), head, "{template}");
+            let captures: [(&str, &[u8]); 2] = [("project", b"p"), ("tenant", b"t")];
+            for path in ["/a/x.db", "/b/x.db"] {
+                let prefix = read.render(Path::new(path), host, &captures).unwrap_or_default();
+                let head = head.unwrap_or_default();
+                let below = prefix.strip_prefix(head).unwrap_or("outside");
+                assert!(host.is_empty() || head.is_empty() || below.is_empty() || below.starts_with('/'), "{prefix}");
+            }
+        }
     }
 
     #[test]

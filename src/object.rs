@@ -10,12 +10,14 @@
 mod decode;
 mod description;
 mod encode;
+mod tombstone;
 
 use std::io;
 
 pub use decode::decode;
 pub use description::{Description, Tail, read_description};
 pub use encode::{Frame, FrameEncoder, encode_frame};
+pub use tombstone::Tombstone;
 
 use crate::digest::digest;
 

@@ -46,11 +46,12 @@ pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl 
     let own = own_files(&config, address.folder.as_deref())?;
     let (pace, now_ms) = (config.pace, clock.now() / MILLISECOND);
     let table = load(&db, slack(&config))?;
+    let requested = db.requests()?;
     let watch = Watch::new(config, own, Arc::new(table), Arc::new(db), clock, Arc::default(), pool()?);
     let mut report = CycleReport { cycle: 1, ..CycleReport::default() };
     let mut further = false;
     for scan_no in 1..=u16::MAX {
-        let mut wave = watch.scan(scan_no, further, pace);
+        let mut wave = watch.scan(scan_no, further, pace, &requested);
         if !further {
             report.matched = wave.matched;
             for error in wave.report.errors {
@@ -108,7 +109,7 @@ fn key_of(
 ) -> std::result::Result<String, Failure> {
     let prefix = watch.prefix_of(candidate)?;
     check_key(&address.prefix, &prefix, address.name_len_max())?;
-    let last = watch.db.row(candidate.id).ok().flatten().and_then(|row| row.key_ms);
+    let last = watch.db.row(candidate.id).ok().flatten().and_then(|row| row.last_ms());
     let time = next_timestamp(now_ms, last).or_else(|| next_timestamp(now_ms, None));
     let (time, _) = time.ok_or_else(|| Failure::new(Reason::CopyFailed, "this clock is past the year 9999"))?;
     Ok(below(&address.prefix, &snapshot_key(&prefix, time)).into_owned())

@@ -31,6 +31,8 @@ pub struct Tally {
     pub bytes: AtomicU64,
     /// Databases read whose content was already stored.
     pub unchanged_content: AtomicU64,
+    /// Databases recorded as gone.
+    pub gone: AtomicU64,
     /// Facts that could not be recorded: those databases count as changed.
     pub unrecorded: AtomicU64,
     /// Why, the first time.
@@ -44,8 +46,6 @@ pub struct Fact {
     pub change: Change,
     /// Key prefix hash, as in the fingerprint.
     pub prefix: Option<String>,
-    /// Size of the object, for a stored one.
-    pub bytes: u64,
     /// The cycle's counters.
     pub tally: Arc<Tally>,
 }
@@ -185,7 +185,7 @@ impl Worker {
 
     /// The order is the promise: the store's disk, then state.db, then memory.
     fn record(&self, batch: &[Fact]) -> std::result::Result<(), String> {
-        if batch.iter().any(|f| matches!(f.change, Change::Stored { .. })) {
+        if batch.iter().any(|f| f.change.is_of_an_object()) {
             self.store.sync().map_err(|e| format!("cannot sync {}: {e}", self.store.name))?;
         }
         let changes: Vec<&Change> = batch.iter().map(|f| &f.change).collect();
@@ -238,14 +238,17 @@ fn end_of_failure(slot: &mut Slot) {
 fn count(fact: &Fact) {
     let tally = &fact.tally;
     match fact.change {
-        Change::Stored { .. } => {
+        Change::Stored { bytes, .. } => {
             tally.stored.fetch_add(1, Ordering::Relaxed);
-            tally.bytes.fetch_add(fact.bytes, Ordering::Relaxed);
+            tally.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         Change::Same { .. } => {
             tally.unchanged_content.fetch_add(1, Ordering::Relaxed);
         }
-        Change::Failed { .. } | Change::Forgotten { .. } | Change::Gone { .. } => {}
+        Change::Gone { .. } => {
+            tally.gone.fetch_add(1, Ordering::Relaxed);
+        }
+        Change::Failed { .. } | Change::Forgotten { .. } => {}
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use crate::budget::Budget;
 use crate::clock::{Clock, SECOND};
 use crate::config::Config;
@@ -18,7 +20,7 @@ use crate::fs::{create_private_dir, shown};
 use crate::record::{Recorder, chain};
 use crate::report::CycleReport;
 use crate::snapshot::{Reader, work_dir};
-use crate::state::{Identity, Opened, StateDb, StateLock};
+use crate::state::{Identity, Opened, StateDb, StateLock, day_of};
 use crate::store::{Env, Kind, Store};
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
@@ -106,7 +108,8 @@ impl Replicator {
         )?;
         let warned_unmatched = vec![false; config.patterns.len()];
         let watch = Watch::new(config, own, table, db, clock, control, pool);
-        let engine = Arc::new(Engine { watch, store, reader, uploader, runtime, same_patterns });
+        let engine =
+            Arc::new(Engine { watch, store, reader, uploader, runtime, same_patterns, untold: Mutex::default() });
         Ok(Self {
             recorder,
             engine,
@@ -142,6 +145,17 @@ impl Replicator {
     #[must_use]
     pub fn known(&self) -> (usize, usize) {
         (self.engine.watch.table.len(), self.engine.watch.table.bytes())
+    }
+
+    /// How many objects a day were stored of late; `None` without a full day's history.
+    #[must_use]
+    pub fn objects_per_day(&self) -> Option<f64> {
+        let watch = &self.engine.watch;
+        let today = day_of(watch.clock.now() / SECOND);
+        watch.db.objects_per_day(today).unwrap_or_else(|e| {
+            log::warn!("{}", chain(&e));
+            None
+        })
     }
 
     /// One pass over everything: returns when each changed database is stored and recorded, or has failed.
@@ -222,7 +236,7 @@ impl Complaint {
                 log::error!("{store}: {failure}; trying again each cycle, for {} s now", (now - since).as_secs());
                 self.last_said = Some(now);
             }
-        } else if report.stored > 0 {
+        } else if report.stored + report.gone > 0 {
             if let Some(since) = self.down_since.take() {
                 log::info!("{store} is back after {} s", (now - since).as_secs());
             }

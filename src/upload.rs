@@ -108,15 +108,52 @@ pub struct Uploader {
     control: Arc<Control>,
     time_max: Duration,
     creates: AtomicBool,
-    /// Failures in a row that concern the whole store.
-    refused_in_a_row: AtomicU32,
-    /// Something was stored since they were last counted anew.
-    stores: AtomicBool,
+    snapshots: Reception,
+    /// Apart from the snapshots: a store that will have no tombstones must not keep a snapshot waiting.
+    tombstones: Reception,
     window: Arc<Window>,
 }
 
+/// How the store takes what is put into it, since this was last counted anew.
+#[derive(Debug, Default)]
+struct Reception {
+    /// Failures in a row that concern the whole store.
+    refused_in_a_row: AtomicU32,
+    /// Something was stored.
+    stores: AtomicBool,
+}
+
+impl Reception {
+    fn is_down(&self) -> bool {
+        self.refused_in_a_row.load(Ordering::Relaxed) >= DOWN_AFTER
+    }
+
+    fn forget(&self) {
+        self.refused_in_a_row.store(0, Ordering::Relaxed);
+        self.stores.store(false, Ordering::Relaxed);
+    }
+
+    fn note(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Failed(f) if f.reason.concerns_store() => {
+                // A store that takes some and refuses others is not down: a policy or a folder's rights tell them apart.
+                let is_partial = f.reason == Reason::StoreRefused && self.stores.load(Ordering::Relaxed);
+                let weight = if is_partial { 1 } else { PARTIAL_DIVISOR };
+                self.refused_in_a_row.fetch_add(weight, Ordering::Relaxed);
+            }
+            Outcome::Untried => {}
+            Outcome::Stored(_) if !self.stores.swap(true, Ordering::Relaxed) => self.note(outcome),
+            // Once a cycle has given up, an answer that comes late does not change what it left out.
+            _ => {
+                let reset = |n| (n < DOWN_AFTER).then_some(0);
+                self.refused_in_a_row.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reset).ok();
+            }
+        }
+    }
+}
+
 /// A request slot, held while bytes are on their way.
-type Slot = OwnedSemaphorePermit;
+pub(crate) type Slot = OwnedSemaphorePermit;
 
 /// Parts of one object on their way, each with the slot that it gives back.
 type InFlight = JoinSet<(object_store::Result<()>, Slot)>;
@@ -143,8 +180,8 @@ impl Uploader {
             // of 3 s and a last attempt: what they end with says more than that the time was up.
             time_max: request_timeout * 2 + Duration::from_secs(40),
             creates: AtomicBool::new(true),
-            refused_in_a_row: AtomicU32::new(0),
-            stores: AtomicBool::new(false),
+            snapshots: Reception::default(),
+            tombstones: Reception::default(),
             window: Window::new(request_timeout),
         })
     }
@@ -152,13 +189,39 @@ impl Uploader {
     /// Whether so many uploads in a row failed because of the store as a whole that no more are tried.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.refused_in_a_row.load(Ordering::Relaxed) >= DOWN_AFTER
+        self.snapshots.is_down()
+    }
+
+    /// Whether no more tombstones are tried, for the same reason.
+    pub(crate) fn takes_no_tombstones(&self) -> bool {
+        self.tombstones.is_down() || self.is_down()
     }
 
     /// Starts counting anew.
     pub fn forget_refusals(&self) {
-        self.refused_in_a_row.store(0, Ordering::Relaxed);
-        self.stores.store(false, Ordering::Relaxed);
+        self.snapshots.forget();
+        self.tombstones.forget();
+    }
+
+    /// Waits for a request slot.
+    pub(crate) async fn slot(&self) -> Slot {
+        Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Puts a tombstone, create-only. What is there already under its key says the same, for such a key means one thing
+    /// only: most likely it is our own, and an answer was lost. The caller holds a [`Slot`].
+    pub(crate) async fn put_tombstone(&self, path: &object_store::path::Path, object: Bytes) -> Outcome {
+        if self.control.is_stopped() || self.takes_no_tombstones() {
+            return Outcome::Untried;
+        }
+        let bytes = u64::try_from(object.len()).unwrap_or(u64::MAX);
+        let outcome = match self.in_time(bytes, self.put_once(path, object.into())).await {
+            Ok(Put::Done | Put::Exists) => Outcome::Stored(bytes),
+            Err(Stopped::Failed(failure)) => Outcome::Failed(failure),
+            Err(Stopped::Interrupted) => Outcome::Untried,
+        };
+        self.tombstones.note(&outcome);
+        outcome
     }
 
     /// Uploads all `jobs` until their sender is dropped, and hands each one's end to `ended`.
@@ -170,34 +233,16 @@ impl Uploader {
         let mut under_way = JoinSet::new();
         while let Some(job) = jobs.recv().await {
             while under_way.try_join_next().is_some() {}
-            let slot = Arc::clone(&self.slots).acquire_owned().await.expect("the semaphore is never closed");
+            let slot = self.slot().await;
             let (uploader, ended) = (Arc::clone(&self), ended.clone());
             under_way.spawn(async move {
                 let mut job = job;
                 let outcome = uploader.one(&mut job, slot).await;
-                uploader.note(&outcome);
+                uploader.snapshots.note(&outcome);
                 ended(job, outcome).await;
             });
         }
         while under_way.join_next().await.is_some() {}
-    }
-
-    fn note(&self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Failed(f) if f.reason.concerns_store() => {
-                // A store that takes some and refuses others is not down: a policy or a folder's rights tell them apart.
-                let is_partial = f.reason == Reason::StoreRefused && self.stores.load(Ordering::Relaxed);
-                let weight = if is_partial { 1 } else { PARTIAL_DIVISOR };
-                self.refused_in_a_row.fetch_add(weight, Ordering::Relaxed);
-            }
-            Outcome::Untried => {}
-            Outcome::Stored(_) if !self.stores.swap(true, Ordering::Relaxed) => self.note(outcome),
-            // Once a cycle has given up, an answer that comes late does not change what it left out.
-            _ => {
-                let reset = |n| (n < DOWN_AFTER).then_some(0);
-                self.refused_in_a_row.fetch_update(Ordering::Relaxed, Ordering::Relaxed, reset).ok();
-            }
-        }
     }
 
     async fn one(&self, job: &mut Job, slot: Slot) -> Outcome {
@@ -251,9 +296,21 @@ impl Uploader {
     /// One create-only put within its time; the object's size, or `None` if the key is taken by something else.
     async fn put_whole(&self, path: &object_store::path::Path, object: PutPayload) -> Result<Option<u64>, Stopped> {
         let bytes = u64::try_from(object.content_length()).unwrap_or(u64::MAX);
+        let put = async {
+            match self.put_once(path, object.clone()).await? {
+                Put::Done => Ok(true),
+                // An answer that was lost and a retry look like this: the object may be our own.
+                Put::Exists => Ok(self.holds(path, &object).await),
+            }
+        };
+        Ok(self.in_time(bytes, put).await?.then_some(bytes))
+    }
+
+    /// Makes a `put` of so many bytes in its turn and within its time.
+    async fn in_time<T>(&self, bytes: u64, put: impl Future<Output = Result<T, Stopped>>) -> Result<T, Stopped> {
         let passage = self.may_send(bytes).await?;
         let put = tokio::select! {
-            put = tokio::time::timeout(self.time_max, self.put_once(path, object)) => {
+            put = tokio::time::timeout(self.time_max, put) => {
                 put.unwrap_or_else(|_| Err(self.timed_out().into()))
             }
             () = self.grace_is_over() => Err(Stopped::Interrupted),
@@ -263,7 +320,7 @@ impl Uploader {
             Err(Stopped::Failed(f)) if f.reason == Reason::StoreTimeout => passage.timed_out(),
             Err(_) => drop(passage),
         }
-        Ok(put?.then_some(bytes))
+        put
     }
 
     /// Waits for its turn under the upload limit, and for room on the line. That takes as long as it takes: it is not the
@@ -280,16 +337,15 @@ impl Uploader {
         }
     }
 
-    /// One create-only put; false if the key is taken by something else.
-    async fn put_once(&self, path: &object_store::path::Path, object: PutPayload) -> Result<bool, Stopped> {
+    /// One create-only put.
+    async fn put_once(&self, path: &object_store::path::Path, object: PutPayload) -> Result<Put, Stopped> {
         let create = self.creates.load(Ordering::Relaxed);
         let mode = if create { PutMode::Create } else { PutMode::Overwrite };
         let options = PutOptions { mode, ..self.store.create() };
         match self.store.inner.put_opts(path, object.clone(), options).await {
-            Ok(_) => Ok(true),
-            // An answer that was lost and a retry look like this: the object may be our own.
+            Ok(_) => Ok(Put::Done),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) if create => {
-                Ok(self.holds(path, &object).await)
+                Ok(Put::Exists)
             }
             Err(e) if create && is_unsupported(&e) => {
                 // Of all puts that learn it at the same time, one says so.
@@ -456,6 +512,13 @@ impl Uploader {
         }
         Ok((more.then_some(parts), Part { bytes, permit }))
     }
+}
+
+/// What a create-only put found.
+enum Put {
+    Done,
+    /// Something lies under the key already.
+    Exists,
 }
 
 /// Why an upload did not end in an object.

@@ -139,14 +139,16 @@ impl Watch {
     }
 
     /// Scans once and judges every file found. `scan_no` differs from that of the scan before; in a `further` scan of
-    /// the same cycle what was told before is not told again.
+    /// the same cycle what was told before is not told again. Databases in `requested` are taken up whatever their stamps
+    /// and cooldown say, to be stored again even if their content is stored already.
     #[must_use]
-    pub fn scan(&self, scan_no: u16, further: bool, pace: Pace) -> Wave {
+    pub fn scan(&self, scan_no: u16, further: bool, pace: Pace, requested: &HashSet<u64>) -> Wave {
         let scan = Judging {
             watch: self,
             scan_no,
             further,
             pace,
+            requested,
             started: self.clock.now(),
             wave: Mutex::default(),
             linked: Mutex::default(),
@@ -233,6 +235,7 @@ struct Judging<'a> {
     scan_no: u16,
     further: bool,
     pace: Pace,
+    requested: &'a HashSet<u64>,
     started: Nanos,
     wave: Mutex<Wave>,
     linked: Mutex<Vec<Linked>>,
@@ -336,7 +339,11 @@ impl Judging<'_> {
             return self.still_no_database(slot, &sight);
         }
         let now_s = u32::try_from(self.started / SECOND).unwrap_or(u32::MAX);
-        let action = schedule(verdict, slot.stored_s, now_s, slot.id, self.pace);
+        let action = if self.requested.contains(&slot.id) {
+            Action::Refresh
+        } else {
+            schedule(verdict, slot.stored_s, now_s, slot.id, self.pace)
+        };
         let why = match verdict {
             Verdict::Changed(why) | Verdict::Unknown(why) => Some(why),
             Verdict::Unchanged => None,

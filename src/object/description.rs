@@ -68,7 +68,7 @@ pub struct Description {
 }
 
 /// A path as `path`, and `path_hex` where it is not UTF-8.
-mod path_fields {
+pub(super) mod path_fields {
     use super::{Deserialize, OsStrExt, OsString, OsStringExt, Path, PathBuf, Serialize};
 
     #[derive(Serialize, Deserialize)]
@@ -78,13 +78,15 @@ mod path_fields {
         path_hex: Option<String>,
     }
 
-    pub(super) fn serialize<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::object) fn serialize<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         let bytes = path.as_os_str().as_bytes();
         let path_hex = std::str::from_utf8(bytes).is_err().then(|| bytes.iter().map(|b| format!("{b:02x}")).collect());
         Fields { path: String::from_utf8_lossy(bytes).into_owned(), path_hex }.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    pub(in crate::object) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<PathBuf, D::Error> {
         let Fields { path, path_hex } = Fields::deserialize(deserializer)?;
         let Some(hex) = path_hex else { return Ok(path.into()) };
         let bytes = from_hex(&hex).ok_or_else(|| serde::de::Error::custom("path_hex is not hex"))?;

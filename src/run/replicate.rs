@@ -154,6 +154,7 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
         humantime::format_duration(config.interval),
         replicator.state_path().display(),
     );
+    log::info!("{}", piling_up(replicator.objects_per_day()));
     let mut hinted = false;
     replicator.run_forever(|report| {
         if report.is_eventful() {
@@ -168,6 +169,12 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
     });
     log::info!("stopped: all that is stored is recorded");
     Ok(0)
+}
+
+/// What happens in a store that nobody prunes.
+fn piling_up(objects_per_day: Option<f64>) -> String {
+    let how_many = objects_per_day.map_or_else(String::new, |n| format!(": about {n:.0} objects a day pile up"));
+    format!("nothing is removed from the store{how_many} (litesnap prune, or --keep standard)")
 }
 
 fn plan(config: Config, env: &[(String, String)], args: &Replicate) -> anyhow::Result<u8> {

@@ -13,11 +13,13 @@ use parking_lot::Mutex;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
+use super::notes;
 use crate::clock::Nanos;
 use crate::content::ContentHash;
 use crate::error::{Error, Result};
 use crate::fs::rename_durably;
 use crate::stamps::{JournalStamp, MainStamp, Stamps, WalStamp};
+use crate::timestamp::Timestamp;
 
 /// "LSNP": in the header of `state.db`, so that a foreign file is never taken for ours.
 const APPLICATION_ID: i32 = 0x4C53_4E50;
@@ -38,6 +40,7 @@ CREATE TABLE databases(
   key_ms INTEGER,          -- the time in the last stored snapshot's key, ms since 1970
   stored_s INTEGER,        -- when the store confirmed it, s since 1970
   gone_s INTEGER,          -- since when it is gone from the host
+  tombstone_ms INTEGER,    -- the time in the key of the last tombstone, ms since 1970; if not below key_ms, it is in force
   failed_s INTEGER,        -- since when attempts fail
   error TEXT               -- the last failure: word, colon, detail
 );
@@ -99,8 +102,24 @@ pub struct Row {
     pub stored_s: u32,
     /// Gone from the host since, s.
     pub gone_s: Option<i64>,
+    /// Timestamp in the key of its last tombstone, ms.
+    pub tombstone_ms: Option<i64>,
     /// The last failure, if the last attempt failed.
     pub error: Option<String>,
+}
+
+impl Row {
+    /// The time in the last key of this database, ms: its next one must be above it.
+    #[must_use]
+    pub fn last_ms(&self) -> Option<i64> {
+        self.key_ms.max(self.tombstone_ms)
+    }
+
+    /// Whether the store says that it is gone: its last tombstone is not older than its last snapshot.
+    #[must_use]
+    pub fn is_buried(&self) -> bool {
+        self.tombstone_ms.is_some() && self.tombstone_ms >= self.key_ms
+    }
 }
 
 /// One confirmed fact to be recorded.
@@ -124,6 +143,8 @@ pub enum Change {
         key_ms: i64,
         /// When it was confirmed.
         stored_s: u32,
+        /// Size of the object.
+        bytes: u64,
     },
     /// Read again, and its content is what is stored: only the stamps move.
     Same {
@@ -162,13 +183,23 @@ pub enum Change {
         id: u64,
         /// When that was accepted.
         at_s: i64,
+        /// Timestamp in the key of the tombstone that the store confirmed; `None` if none was needed.
+        tombstone_ms: Option<i64>,
     },
+}
+
+impl Change {
+    /// Whether it says that an object lies in the store, which must be durable there first.
+    #[must_use]
+    pub fn is_of_an_object(&self) -> bool {
+        matches!(self, Self::Stored { .. } | Self::Gone { tombstone_ms: Some(_), .. })
+    }
 }
 
 /// An open `state.db`.
 pub struct StateDb {
-    path: PathBuf,
-    writer: Mutex<Connection>,
+    pub(super) path: PathBuf,
+    pub(super) writer: Mutex<Connection>,
     /// Idle read-only connections; as many as threads ever read at once.
     readers: Mutex<Vec<Connection>>,
     seed: u64,
@@ -236,7 +267,8 @@ impl StateDb {
         // A reader of a database at rest would leave a -wal and a -shm behind. A running loop has both.
         let at_rest = std::fs::metadata(&log).map_or(true, |m| m.len() == 0);
         let conn = open_read_only(path, at_rest)?;
-        check(&conn)?;
+        check_pages(&conn)?;
+        check_schema(&conn)?;
         let (path, readers) = (path.to_path_buf(), Mutex::default());
         let mut db = Self { path, writer: Mutex::new(conn), readers, seed: 0, writes: false };
         if !db.is_of(identity)? {
@@ -278,12 +310,15 @@ impl StateDb {
         if tables == 0 {
             let made = conn.transaction()?;
             made.execute_batch(SCHEMA)?;
+            made.execute_batch(notes::SCHEMA)?;
             made.pragma_update(None, "application_id", APPLICATION_ID)?;
             made.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             made.execute("INSERT INTO meta VALUES('seed', random())", [])?;
             made.commit()?;
         }
-        check(&conn)?;
+        check_pages(&conn)?;
+        add_missing(&mut conn)?;
+        check_schema(&conn)?;
         if conn.is_readonly("main")? {
             let what = "it can be read but not written".to_owned();
             return Err(rusqlite::Error::SqliteFailure(
@@ -403,6 +438,7 @@ impl StateDb {
             for change in batch {
                 apply_one(&tx, change)?;
             }
+            notes::count_days(&tx, batch)?;
             tx.commit()
         };
         run().map_err(|e| state_error(&self.path, "cannot record what was stored", e))
@@ -410,7 +446,7 @@ impl StateDb {
 }
 
 const COLUMNS: &str = "id, path, prefix, dev, ino, size, mtime_ns, ctime_ns, wal_ino, wal_size, wal_mtime_ns, \
-                       journal_size, journal_mtime_ns, stamped_ns, content_hash, key_ms, stored_s, gone_s, error";
+                       journal_size, journal_mtime_ns, stamped_ns, content_hash, key_ms, stored_s, gone_s, error, tombstone_ms";
 
 fn row_from(conn: &Connection, id: u64) -> rusqlite::Result<Option<Row>> {
     let row = conn
@@ -453,6 +489,8 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         stored_s: u32::try_from(int(16)?.unwrap_or(0)).unwrap_or(0),
         gone_s: int(17)?,
         error: row.get(18)?,
+        // One that can be in no key, as damage leaves it, would have the database stored in each cycle for ever.
+        tombstone_ms: int(19)?.filter(|ms| Timestamp::from_ms(*ms).is_some()),
     })
 }
 
@@ -464,7 +502,7 @@ fn path_value(path: &Path) -> Value {
 
 fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
     match change {
-        Change::Stored { id, path, prefix, stamps, stamped_at, content_hash, key_ms, stored_s } => {
+        Change::Stored { id, path, prefix, stamps, stamped_at, content_hash, key_ms, stored_s, bytes: _ } => {
             tx.prepare_cached(
                 "INSERT INTO databases(id, path, prefix, content_hash, key_ms, stored_s) VALUES(?1,?2,?3,?4,?5,?6)
                  ON CONFLICT(id) DO UPDATE SET path=?2, prefix=?3, content_hash=?4, key_ms=?5, stored_s=?6",
@@ -477,6 +515,7 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
                 key_ms,
                 stored_s
             ])?;
+            end_request(tx, *id)?;
             set_stamps(tx, *id, stamps, *stamped_at)
         }
         Change::Same { id, stamps, stamped_at, .. } => set_stamps(tx, *id, stamps, *stamped_at),
@@ -494,14 +533,20 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
         }
         Change::Forgotten { id } => {
             tx.prepare_cached("DELETE FROM databases WHERE id=?1 AND key_ms IS NULL")?.execute([id.cast_signed()])?;
-            Ok(())
+            end_request(tx, *id)
         }
-        Change::Gone { id, at_s } => {
-            tx.prepare_cached("UPDATE databases SET gone_s=?2 WHERE id=?1")?
-                .execute(params![id.cast_signed(), at_s])?;
-            Ok(())
+        Change::Gone { id, at_s, tombstone_ms } => {
+            tx.prepare_cached("UPDATE databases SET gone_s=?2, tombstone_ms=coalesce(?3,tombstone_ms) WHERE id=?1")?
+                .execute(params![id.cast_signed(), at_s, tombstone_ms])?;
+            end_request(tx, *id)
         }
     }
+}
+
+/// What was asked for is done, or cannot be done any more.
+fn end_request(tx: &rusqlite::Transaction<'_>, id: u64) -> rusqlite::Result<()> {
+    tx.prepare_cached("DELETE FROM requests WHERE id=?1")?.execute([id.cast_signed()])?;
+    Ok(())
 }
 
 fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path, prefix: Option<&str>) -> rusqlite::Result<()> {
@@ -538,6 +583,7 @@ fn set_stamps(tx: &rusqlite::Transaction<'_>, id: u64, stamps: &Stamps, stamped_
 fn empty() -> rusqlite::Result<Connection> {
     let conn = Connection::open_in_memory()?;
     conn.execute_batch(SCHEMA)?;
+    conn.execute_batch(notes::SCHEMA)?;
     conn.execute("INSERT INTO meta VALUES('seed', 0)", [])?;
     Ok(conn)
 }
@@ -573,7 +619,8 @@ fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<
         tx.execute("INSERT OR REPLACE INTO meta VALUES(?1, ?2)", params![name, value])?;
     }
     if !differing.is_empty() {
-        tx.execute("DELETE FROM databases", [])?;
+        tx.execute_batch("DELETE FROM databases; DELETE FROM requests; DELETE FROM days;")?;
+        tx.execute("DELETE FROM meta WHERE name = ?1", [notes::ACCEPT_GONE])?;
     }
     tx.commit()?;
     Ok((!differing.is_empty()).then(|| differing.join("; ")))
@@ -581,14 +628,30 @@ fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<
 
 /// Whether rows could be lost from sight: damage met only in the middle of a cycle would fail that cycle and each one
 /// after it. Reads the whole file, as loading does anyway.
-fn check(conn: &Connection) -> rusqlite::Result<()> {
+fn check_pages(conn: &Connection) -> rusqlite::Result<()> {
     let found: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
     if found != "ok" {
         return Err(foreign(found.replace('\n', " ")));
     }
-    // The schema is text on a page like any other: that it still is what we read and write shows only in use.
-    conn.prepare(&format!("SELECT {COLUMNS}, failed_s FROM databases"))?;
     Ok(())
+}
+
+/// The schema is text on a page like any other: that it still is what we read and write shows only in use.
+fn check_schema(conn: &Connection) -> rusqlite::Result<()> {
+    conn.prepare(&format!("SELECT {COLUMNS}, failed_s FROM databases"))?;
+    notes::check(conn)
+}
+
+/// Brings a state of a litesnap that wrote no tombstones up to date.
+fn add_missing(conn: &mut Connection) -> rusqlite::Result<()> {
+    let sql = "SELECT count(*) FROM pragma_table_info('databases') WHERE name = 'tombstone_ms'";
+    let is_old = conn.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0;
+    let tx = conn.transaction()?;
+    if is_old {
+        tx.execute_batch("ALTER TABLE databases ADD COLUMN tombstone_ms INTEGER")?;
+    }
+    tx.execute_batch(notes::SCHEMA)?;
+    tx.commit()
 }
 
 fn foreign(what: String) -> rusqlite::Error {
@@ -641,6 +704,6 @@ fn set_aside(path: &Path, now_s: i64) -> Result<PathBuf> {
     Ok(aside)
 }
 
-fn state_error(path: &Path, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn state_error(path: &Path, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::State { path: path.to_path_buf(), what: what.to_owned(), source: Box::new(source) }
 }

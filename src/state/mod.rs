@@ -5,10 +5,12 @@
 
 mod db;
 mod lock;
+mod notes;
 mod slot;
 
 pub use db::{Change, Identity, Opened, Row, StateDb};
 pub use lock::StateLock;
+pub use notes::{ACCEPT_GONE, day_of};
 pub use slot::{Flags, Seen, Slot, Table};
 
 use std::os::unix::ffi::OsStrExt;

@@ -12,6 +12,7 @@ mod s3_server; // support: an S3 server in the test process, with faults
 mod cmdline; // the command line: bad input, flags, dry run, output
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
+mod gone; // databases gone from their host: tombstones, coming back; notes and requests in the state
 mod keys; // which key a database gets, clashes, changed templates
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen

@@ -66,6 +66,7 @@ fn a_database_that_was_gone_and_is_back_is_refreshed_in_time() {
     fs::rename(&path, &aside).unwrap();
     assert_eq!(library.cycle().gone, 1);
     fs::rename(&aside, &path).unwrap();
+    assert_eq!(library.cycle().stored, 1);
     assert_eq!(library.cycle().stored, 0);
     library.clock.advance(1001 * SECOND);
     assert_eq!(library.cycle().stored, 1);
