@@ -1,5 +1,7 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod keep;
+mod prune;
 mod replicate;
 
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use keep::KeepArgs;
+pub(crate) use prune::{Prune, Purge};
 pub(crate) use replicate::Replicate;
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
@@ -30,6 +34,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Store every changed database, now and every 30 seconds
     Replicate(Box<Replicate>),
+    /// Remove snapshots that no rule keeps; never the last one of a database
+    Prune(Box<Prune>),
+    /// Erase everything of one database, the last copy too
+    Purge(Box<Purge>),
 }
 
 /// Where snapshots are stored, and how it is reached.
