@@ -104,6 +104,7 @@ pub struct Totals {
 pub struct Catalogue {
     rows: Connection,
     totals: Totals,
+    written: Option<Timestamp>,
 }
 
 impl Catalogue {
@@ -112,7 +113,7 @@ impl Catalogue {
     /// # Errors
     /// [`Error::Io`] if there is no room for temporary files.
     pub fn empty() -> Result<Self> {
-        Ok(Self { rows: scratch::open(SCHEMA)?, totals: Totals::default() })
+        Ok(Self { rows: scratch::open(SCHEMA)?, totals: Totals::default(), written: None })
     }
 
     /// Adds what a listing gave, keys below the store's prefix with their sizes, as far as `names` wants it; in any order.
@@ -149,6 +150,17 @@ impl Catalogue {
     #[must_use]
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Notes when, by the store's own clock, a listed object was written, in milliseconds since the epoch.
+    pub(crate) fn note_written(&mut self, ms: i64) {
+        self.written = self.written.max(Timestamp::from_ms(ms));
+    }
+
+    /// When the newest of the listed objects was written, by the store's own clock: no later than the time it is now.
+    #[must_use]
+    pub fn newest_written(&self) -> Option<Timestamp> {
+        self.written
     }
 
     /// Calls `visit` with every database in the order of the names' bytes. Ends with its first error.

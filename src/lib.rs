@@ -57,6 +57,8 @@ pub mod access;
 pub mod catalogue;
 mod listing;
 pub mod names;
+pub mod prune;
+pub mod retention;
 mod scratch;
 
 pub mod restore;

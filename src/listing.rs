@@ -26,6 +26,7 @@ pub(crate) fn list(access: &Access, names: &Names) -> Result<Catalogue> {
                 return Err(Error::Interrupted { signal });
             }
             let page = page.into_iter().collect::<object_store::Result<Vec<_>>>().map_err(|e| failed(access, &e))?;
+            page.iter().for_each(|m| catalogue.note_written(m.last_modified.timestamp_millis()));
             catalogue.add(names, page.iter().filter_map(|m| Some((store.key(&m.location)?, m.size))))?;
         }
     }

@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         cli::Command::Replicate(args) => run::replicate(*args, bar),
         cli::Command::Restore(args) => run::restore(*args, bar),
+        cli::Command::Prune(args) => run::prune(&args),
+        cli::Command::Purge(args) => run::purge(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -73,6 +73,17 @@ impl Names {
         Self::parse(&[format!("/{escaped}")])
     }
 
+    /// Exactly the database with this key prefix, for a name that [`exactly`](Self::exactly) cannot say because a part of it
+    /// holds a slash; `None` for text that is no key prefix.
+    pub(crate) fn of_prefix(prefix: &str) -> Option<Self> {
+        let is_whole = |part: &str| !part.is_empty() && decode_segment(part).is_some();
+        if !prefix.split('/').all(is_whole) {
+            return None;
+        }
+        let names = Self::exactly(decoded(prefix).to_str()?).ok()?;
+        Some(Self { heads: Some(vec![prefix.to_owned()]), ..names })
+    }
+
     /// The globs as they were written; none if every database is meant.
     #[must_use]
     pub fn texts(&self) -> &[String] {

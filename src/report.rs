@@ -63,7 +63,8 @@ impl Failures {
         self.by_reason.iter().filter(|(reason, _)| reason.is_failure()).map(|(_, n)| n).sum()
     }
 
-    fn unnamed(&self) -> u64 {
+    /// How many are counted only.
+    pub(crate) fn unnamed(&self) -> u64 {
         self.by_reason.values().sum::<u64>().saturating_sub(u64::try_from(self.named.len()).unwrap_or(u64::MAX))
     }
 }

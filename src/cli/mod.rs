@@ -1,5 +1,7 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod keep;
+mod prune;
 mod replicate;
 mod restore;
 
@@ -8,6 +10,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use keep::KeepArgs;
+pub(crate) use prune::{Prune, Purge};
 pub(crate) use replicate::Replicate;
 pub(crate) use restore::{CheckArg, Restore};
 
@@ -34,6 +38,10 @@ pub(crate) enum Command {
     Replicate(Box<Replicate>),
     /// Bring one database back, some, or all
     Restore(Box<Restore>),
+    /// Remove snapshots that no rule keeps; never the last one of a database
+    Prune(Box<Prune>),
+    /// Erase everything of one database, the last copy too
+    Purge(Box<Purge>),
 }
 
 /// Where snapshots are stored, and how it is reached.

@@ -1,5 +1,6 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod prune;
 mod replicate;
 mod restore;
 
@@ -11,6 +12,7 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use prune::{prune, purge};
 pub(crate) use replicate::replicate;
 pub(crate) use restore::restore;
 

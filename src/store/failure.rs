@@ -63,6 +63,7 @@ pub(crate) fn answered_status(error: &Error) -> Option<u16> {
 /// The store answered with an error. object_store keeps the status in a type that is not public, so its text is read.
 fn answered(error: &Error) -> Option<(Reason, String)> {
     const BODY: &str = "Server returned error response: ";
+    const ONE_OF_MANY: &str = "DeleteObjects request failed for key ";
     const REDIRECT: &str = "Received redirect without LOCATION";
     for cause in chain(error) {
         let text = cause.to_string();
@@ -73,11 +74,27 @@ fn answered(error: &Error) -> Option<(Reason, String)> {
         if let Some(body) = text.strip_prefix(BODY) {
             return Some(from_answer("200 OK, but the answer is an error", body));
         }
+        if let Some(rest) = text.strip_prefix(ONE_OF_MANY) {
+            return Some(from_answer_for_one(rest));
+        }
         if text.starts_with(REDIRECT) {
             return Some((Reason::StoreRefused, "redirected without a target: is the region right?".to_owned()));
         }
     }
     None
+}
+
+/// A request for many objects failed for one: `KEY: MESSAGE (code: CODE)`.
+fn from_answer_for_one(text: &str) -> (Reason, String) {
+    let (_, answer) = text.split_once(": ").unwrap_or(("", text));
+    let (message, code) = answer.rsplit_once(" (code: ").unwrap_or((answer, ""));
+    let code = code.trim_end_matches(')');
+    let reason = match code {
+        "AccessDenied" => Reason::StoreRefused,
+        "InternalError" | "SlowDown" | "ServiceUnavailable" => Reason::StoreBusy,
+        _ => Reason::StoreError,
+    };
+    (reason, [code, message].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "))
 }
 
 /// `status` begins with the number; `body` is XML with `<Code>` and `<Message>` where the store is a polite one.

@@ -53,7 +53,7 @@ impl Folder {
     }
 
     /// object_store would silently make a vanished folder anew: behind an unmounted mount point, on the wrong disk.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let what = match std::fs::metadata(&self.root) {
             Ok(meta) if (meta.dev(), meta.ino()) == (self.device, self.inode) => return Ok(()),
             Ok(_) => "is not the one that was opened (unmounted, mounted over or replaced)".to_owned(),

@@ -10,6 +10,7 @@ mod address;
 mod credentials;
 mod failure;
 mod http;
+mod leftovers;
 mod local;
 mod query;
 mod remote;
@@ -31,6 +32,7 @@ use object_store::{Attribute, Attributes, ObjectStore, PutMode, PutOptions};
 pub use credentials::credentials_hint;
 pub use failure::classify;
 pub(crate) use failure::{answered_status, is_broken_off};
+pub(crate) use leftovers::Leftovers;
 pub use query::Env;
 pub use requests::{Answer, RequestCounts, Requests, Verb};
 
@@ -159,6 +161,8 @@ pub struct Store {
     pub put_attributes: Attributes,
     /// Counts of requests made so far.
     pub requests: Arc<Requests>,
+    /// The same store, deleting one object a request: for those that cannot delete many.
+    pub(crate) singly: Option<Arc<dyn ObjectStore>>,
     identity: String,
     folder: Option<local::Folder>,
 }
@@ -220,7 +224,7 @@ impl Store {
 
     fn open_at(address: Address, options: &StoreOptions, env: &Env) -> Result<Self> {
         let requests = Arc::new(Requests::default());
-        let mut folder = None;
+        let (mut folder, mut singly) = (None, None);
         let (address, inner, kind) = match address {
             Address::Folder(root) => {
                 let (opened, inner) = open_folder(&root, options.fsync_each, &requests)?;
@@ -233,7 +237,8 @@ impl Store {
                 (Address::Memory { prefix }, Arc::new(inner) as Arc<dyn ObjectStore>, Kind::Memory)
             }
             Address::Bucket(bucket) => {
-                let inner = remote::build(&bucket, options, env, &requests)?;
+                let inner;
+                (inner, singly) = remote::build(&bucket, options, env, &requests)?;
                 let kind = match bucket.cloud {
                     Cloud::S3 => Kind::S3,
                     Cloud::Gcs => Kind::Gcs,
@@ -255,7 +260,7 @@ impl Store {
             Address::Folder(_) => {}
         }
         let (name, identity) = (address.name(), address.identity());
-        Ok(Self { name, identity, inner, prefix, kind, put_attributes, requests, folder })
+        Ok(Self { name, inner, prefix, kind, put_attributes, requests, singly, identity, folder })
     }
 
     /// Name, identity and prefix of the store that `options` and `env` describe, without opening or making it.

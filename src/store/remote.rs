@@ -25,16 +25,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections kept for the next cycle: above the default of uploads in flight, so that none is opened anew each time.
 const IDLE_CONNECTIONS_MAX: usize = 128;
 
+/// A store, and the same once more where there is another way of deleting: one object a request.
+pub(super) type Built = (Arc<dyn ObjectStore>, Option<Arc<dyn ObjectStore>>);
+
 /// Builds the store at `bucket`. Nothing is sent yet.
 ///
 /// # Errors
 /// [`Error::Usage`] when the environment holds settings that cannot be.
-pub(super) fn build(
-    bucket: &Bucket,
-    options: &StoreOptions,
-    env: &Env,
-    requests: &Arc<Requests>,
-) -> Result<Arc<dyn ObjectStore>> {
+pub(super) fn build(bucket: &Bucket, options: &StoreOptions, env: &Env, requests: &Arc<Requests>) -> Result<Built> {
     let connector = CountingConnector {
         requests: Arc::clone(requests),
         patience: options.patience.silent,
@@ -42,8 +40,8 @@ pub(super) fn build(
     };
     match bucket.cloud {
         Cloud::S3 => s3(bucket, options, env, connector),
-        Cloud::Gcs => gcs(bucket, options, env, connector),
-        Cloud::Azure => azure(bucket, options, env, connector),
+        Cloud::Gcs => Ok((gcs(bucket, options, env, connector)?, None)),
+        Cloud::Azure => Ok((azure(bucket, options, env, connector)?, None)),
     }
 }
 
@@ -110,12 +108,7 @@ fn refused(bucket: &Bucket, error: &object_store::Error) -> Error {
     Error::Usage(format!("cannot use the bucket {}: {}", bucket.bucket, text.join(" ")))
 }
 
-fn s3(
-    bucket: &Bucket,
-    options: &StoreOptions,
-    env: &Env,
-    connector: CountingConnector,
-) -> Result<Arc<dyn ObjectStore>> {
+fn s3(bucket: &Bucket, options: &StoreOptions, env: &Env, connector: CountingConnector) -> Result<Built> {
     use AmazonS3ConfigKey as Key;
     let mut builder = AmazonS3Builder::new();
     let mut from_env = ClientOptions::new();
@@ -141,7 +134,8 @@ fn s3(
     if let Some(key) = &bucket.sse_kms_key_id {
         builder = builder.with_sse_kms_encryption(key);
     }
-    Ok(Arc::new(builder.build().map_err(|e| refused(bucket, &e))?))
+    let singly = builder.clone().with_disable_bulk_delete(true).build().map_err(|e| refused(bucket, &e))?;
+    Ok((Arc::new(builder.build().map_err(|e| refused(bucket, &e))?), Some(Arc::new(singly))))
 }
 
 /// object_store wants the bucket's name within a virtual-hosted endpoint.

@@ -15,6 +15,7 @@ mod faults; // a store or state that fails, call by call: what is recorded, what
 mod gone; // databases gone from their host: tombstones, coming back; notes and requests in the state
 mod keys; // which key a database gets, clashes, changed templates
 mod no_trace; // reading changes nothing about a database, and what it may not do
+mod prune; // what the rules let go is gone, nothing else is; failing and interrupted deletes; purge
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
 mod regress; // one test per defect there was
 mod replicate; // the main path through the command line
