@@ -58,6 +58,7 @@ pub mod catalogue;
 mod listing;
 pub mod names;
 mod scratch;
+pub mod verify;
 
 pub mod cycle;
 mod engine;

@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     start_logging(&bar);
     let done = match cli.command {
         cli::Command::Replicate(args) => run::replicate(*args, bar),
+        cli::Command::Verify(args) => run::verify(&args, &bar),
+        cli::Command::ForgetGone(args) => run::forget_gone(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -13,7 +13,7 @@ mod encode;
 
 use std::io;
 
-pub use decode::decode;
+pub use decode::{HEAD_LEN, announced_size, decode};
 pub use description::{Description, Tail, read_description};
 pub use encode::{Frame, FrameEncoder, encode_frame};
 
