@@ -34,6 +34,8 @@ use ledger::{Class, Ledger, Task, Tasks};
 
 /// Word of a snapshot that is not there.
 const MISSING: &str = "missing";
+/// Word of an object that belongs under another key.
+const WRONG_KEY: &str = "wrong-key";
 /// Word of a snapshot that an earlier run marked and this one finds good. The marker stays: what marked it may be back.
 const MARKED_BUT_GOOD: &str = "marked-but-good";
 
@@ -163,6 +165,8 @@ enum Verdict {
     /// Good as far as can be told.
     GoodBut(&'static str, String),
     Bad(&'static str, String),
+    /// Good, but of a store that had another prefix: every object of a copy looks like that, so none is marked for it.
+    Moved(String),
     Missing,
     /// Not looked at, for reasons of its own.
     Unchecked(&'static str, String),
@@ -176,7 +180,7 @@ impl Verdict {
     /// answer in the store's place. What passed every hash, or was read from a description that did, arrived as it is.
     fn may_be_the_transfer(&self) -> bool {
         match self {
-            Self::Bad(word, _) => !matches!(*word, "wrong-key" | "corrupt"),
+            Self::Bad(word, _) => !matches!(*word, WRONG_KEY | "corrupt"),
             Self::Unchecked(word, _) => *word == "unreadable",
             Self::StoreFailed(_) => true,
             _ => false,
@@ -188,6 +192,17 @@ impl From<ObjectError> for Verdict {
     fn from(error: ObjectError) -> Self {
         let (word, detail) = (error.word(), chain(&error));
         if error.is_damage() { Self::Bad(word, detail) } else { Self::Unchecked(word, detail) }
+    }
+}
+
+/// What to say of a good object at `key`, below the store's prefix, that names another.
+fn wrong_key(key: &str, expected: String, found: String) -> Verdict {
+    let prefix = found.strip_suffix(key).and_then(|rest| rest.strip_suffix('/').or(rest.is_empty().then_some(rest)));
+    let hint = prefix.map(|prefix| format!("; if this store is a copy of another, give --moved-from '{prefix}'"));
+    let error = ObjectError::WrongKey { expected, found };
+    match hint {
+        Some(hint) => Verdict::Moved(error.to_string() + &hint),
+        None => error.into(),
     }
 }
 
@@ -208,7 +223,7 @@ impl<'a> Run<'a> {
         Self {
             access,
             observer,
-            room: Room::new(std::env::temp_dir()),
+            room: Room::new(image::temp_folder()),
             ledger: Mutex::new(ledger),
             counts: Mutex::new(counts),
             store_failure: Mutex::default(),
@@ -250,6 +265,9 @@ impl<'a> Run<'a> {
             Ok(Content::NotCheckable(why)) => {
                 Verdict::GoodBut("not-checkable", format!("every hash is right, but SQLite cannot check it: {why}"))
             }
+            Err(Unread::Object(ObjectError::WrongKey { expected, found })) => {
+                wrong_key(&task.wanted.location.key, expected, found)
+            }
             Err(Unread::Object(e)) => e.into(),
             Err(Unread::Sqlite(e)) => Verdict::Unchecked("unreadable", format!("SQLite: {e}")),
             Err(Unread::Stopped) => Verdict::Untried,
@@ -263,10 +281,10 @@ impl<'a> Run<'a> {
             log::debug!("{} is fetched once more: {verdict:?}", task.wanted.location.key);
             return ledger.once_more(task);
         }
+        let wants_marker = !task.marked && !matches!(verdict, Verdict::Moved(_));
         let find = |class, word: &str, detail: String| {
-            let Task { name, time, wanted, marked, .. } = task;
-            let (name, time, key) = (name.clone(), *time, wanted.location.key.clone());
-            ledger.find(class, &Finding { name, time, word: word.to_owned(), detail, key }, *marked)
+            let (name, time, key) = (task.name.clone(), task.time, task.wanted.location.key.clone());
+            ledger.find(class, &Finding { name, time, word: word.to_owned(), detail, key }, wants_marker)
         };
         let marked_but = |what: &str| format!("an earlier run marked it as bad, and {what}");
         let mut counts = self.counts.lock();
@@ -289,6 +307,11 @@ impl<'a> Run<'a> {
                 counts.checked += 1;
                 counts.bad += 1;
                 find(Class::Bad, word, detail)?;
+            }
+            Verdict::Moved(detail) => {
+                counts.checked += 1;
+                counts.bad += 1;
+                find(Class::Bad, WRONG_KEY, detail)?;
             }
             Verdict::Missing => {
                 counts.missing += 1;

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AFTER, StoreArgs, parse_switch};
+use super::{StoreArgs, parse_switch};
+
+const AFTER: &str = "Exit codes: 0 accepted, or none is gone; 2 usage or configuration, or --yes is needed. Nothing is asked of \
+the store: its snapshots stay.";
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]

@@ -101,6 +101,15 @@ impl Room {
     }
 }
 
+/// Where large databases go: as SQLite's own temporary files, not into memory, which `/tmp` may be.
+pub(super) fn temp_folder() -> PathBuf {
+    let var_tmp = Path::new("/var/tmp");
+    match std::env::var_os("TMPDIR") {
+        None if var_tmp.is_dir() => var_tmp.to_owned(),
+        _ => std::env::temp_dir(),
+    }
+}
+
 /// Removes files of runs that ended before they could: those of this user that nobody holds locked.
 fn remove_left_behind(folder: &Path) {
     use std::os::unix::fs::MetadataExt;

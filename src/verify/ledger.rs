@@ -18,7 +18,7 @@ CREATE TABLE chosen(
 );
 CREATE TABLE findings(
   name TEXT, ms INTEGER, class INTEGER, word TEXT, detail TEXT, key TEXT,
-  marked INTEGER           -- there is a marker
+  wants_marker INTEGER     -- if it is bad
 );
 CREATE INDEX findings_of ON findings(name, ms);
 CREATE TABLE believed(id INTEGER PRIMARY KEY, name TEXT, ms INTEGER, listed INTEGER DEFAULT 0, marked INTEGER DEFAULT 0);
@@ -131,9 +131,9 @@ impl Ledger {
         self.run("UPDATE chosen SET again = 1 WHERE rowid = ?1", params![task.row])
     }
 
-    pub(super) fn find(&self, class: Class, finding: &Finding, marked: bool) -> Result<()> {
+    pub(super) fn find(&self, class: Class, finding: &Finding, wants_marker: bool) -> Result<()> {
         let Finding { name, time, word, detail, key } = finding;
-        let values = params![name, time.as_ms(), class as i64, word, detail, key, marked];
+        let values = params![name, time.as_ms(), class as i64, word, detail, key, wants_marker];
         self.run("INSERT INTO findings VALUES(?1,?2,?3,?4,?5,?6,?7)", values)
     }
 
@@ -177,10 +177,10 @@ impl Ledger {
         read().map_err(failed)
     }
 
-    /// The next of the bad ones that have no marker yet, with their rows, after row `last`.
-    pub(super) fn unmarked_after(&self, last: i64) -> Result<Vec<(i64, Finding)>> {
+    /// The next of the bad ones that want a marker, with their rows, after row `last`.
+    pub(super) fn wanting_marker_after(&self, last: i64) -> Result<Vec<(i64, Finding)>> {
         let sql = "SELECT name, ms, word, detail, key, rowid FROM findings
-                   WHERE rowid > ?1 AND class = 0 AND NOT marked ORDER BY rowid LIMIT ?2";
+                   WHERE rowid > ?1 AND class = 0 AND wants_marker ORDER BY rowid LIMIT ?2";
         let read = || {
             let mut next = self.0.prepare_cached(sql)?;
             next.query_map(params![last, PAGE], |r| Ok((r.get(5)?, finding(r)?)))?.collect::<rusqlite::Result<Vec<_>>>()

@@ -14,13 +14,13 @@ use crate::store::classify;
 use crate::timestamp::Timestamp;
 use crate::upload::is_unsupported;
 
-/// Puts a marker for every bad snapshot in the ledger that has none; tells how many could not be put. Once the store has
+/// Puts a marker for every bad snapshot in the ledger that wants one; tells how many could not be put. Once the store has
 /// refused one, as it does where credentials may only read, no more are tried.
 pub(super) fn mark(access: &Access, ledger: &Ledger, now: Timestamp) -> Result<u64> {
     let (failed, refused) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut last = 0;
     loop {
-        let page = ledger.unmarked_after(last)?;
+        let page = ledger.wanting_marker_after(last)?;
         let Some((row, _)) = page.last() else { break };
         last = *row;
         let puts = stream::iter(page).map(|(_, finding)| {

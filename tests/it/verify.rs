@@ -277,7 +277,10 @@ fn a_copy_of_a_store_elsewhere_is_told_where_it_was() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
-    assert!(run(&place, &["--all", "--no-mark"]).expect_code(1).out.contains(": wrong-key: "));
+    let ran = run(&place, &["--all"]).expect_code(1);
+    assert!(ran.out.contains(": wrong-key: ") && ran.out.contains("--moved-from 'old/place'"), "{ran:#?}");
+    // A whole store must not be called bad for a forgotten option.
+    assert_eq!(place.objects().len(), 1);
     assert_eq!(run(&place, &["--all", "--moved-from", "old/place"]).expect_code(0).count("good"), 1);
 }
 

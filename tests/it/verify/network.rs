@@ -145,6 +145,40 @@ fn a_stop_tells_what_was_found_and_marks_nothing() {
     assert_eq!(place.objects().len(), 50);
 }
 
+/// Small objects that wait to be looked at, large ones that arrive in pieces, and images that are far larger than their
+/// objects: all of it within the limit, which the system counts.
+#[test]
+fn memory_is_bounded_whatever_the_sizes() {
+    const COUNTED: &str = "import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print('maxrss=%d' % resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)";
+    let server = S3Server::start();
+    let mut place = Place::new();
+    place.env = server.env();
+    for n in 0..40 {
+        place.make_random(&format!("{n}.db"), 1_900_000);
+        let conn = Connection::open(place.db(&format!("zero{n}.db"))).unwrap();
+        conn.execute_batch("PRAGMA synchronous = OFF; CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(3900000))")
+            .unwrap();
+    }
+    for n in 0..5 {
+        place.make_random(&format!("large{n}.db"), 12_000_000);
+    }
+    place.make_large("larger.db");
+    let url = server.url("bucket", "p");
+    store_at(&place, &url);
+    let command = place.litesnap(&["verify", "--store", &url, "--all"]);
+    let mut counted = std::process::Command::new("python3");
+    counted.args(["-c", COUNTED]).arg(command.get_program()).args(command.get_args()).current_dir(place.path());
+    counted.env_clear().envs(command.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    counted.env("PATH", std::env::var_os("PATH").unwrap());
+    let ran: Ran = counted.output().unwrap().into();
+    let ran = ran.expect_code(0);
+    assert_eq!(ran.count("good"), 86, "{ran:#?}");
+    assert!(ran.count("maxrss") <= 64 << 10, "{ran:#?}");
+}
+
 /// A store that does not know conditional puts gets its markers all the same.
 #[test]
 fn markers_are_put_over_the_network() {
