@@ -20,8 +20,11 @@ use crate::state::open_read_only;
 
 /// Databases up to this size are looked at in memory.
 const IN_MEMORY_MAX: u64 = 4 << 20;
-/// Memory for all of them at once; each is there twice for a moment, as decoded and as SQLite's own copy.
+/// Memory for all that are looked at at once, on however many cores; a small one is there twice for a moment, as decoded and
+/// as SQLite's own copy.
 const MEMORY: u64 = 16 << 20;
+/// What decoding and SQLite's pages need besides, for each.
+const BESIDES: u64 = 1 << 20;
 /// KiB of pages that SQLite keeps of one database.
 const CACHE_KIB: i64 = 512;
 /// How our files in the temporary folder begin.
@@ -84,11 +87,12 @@ impl Room {
         let size = announced_size(&head).unwrap_or(0);
         let bytes = head.as_slice().chain(body);
         if size <= IN_MEMORY_MAX {
-            let _held = self.budget.take((2 * size).max(1024));
+            let _held = self.budget.take(2 * size + BESIDES);
             let mut image = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
             decode(access, location, bytes, &mut image)?;
             return Ok(quick_check(&in_memory(image)?)?);
         }
+        let _held = self.budget.take(BESIDES);
         let mut file = self.file().map_err(ObjectError::Write)?;
         decode(access, location, bytes, file.as_file_mut())?;
         Ok(quick_check(&open_read_only(file.path(), true)?)?)

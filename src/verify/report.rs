@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -70,13 +69,15 @@ struct JsonFinding<'a> {
 }
 
 impl VerifyReport {
-    pub(super) fn new(counts: Counts, ledger: Ledger) -> crate::error::Result<Self> {
+    pub(super) fn new(
+        counts: Counts,
+        ledger: Ledger,
+        store_failure: Option<Failure>,
+        store_down: Option<Failure>,
+        interrupted: Option<i32>,
+    ) -> crate::error::Result<Self> {
         let by_word = ledger.by_word()?;
-        Ok(Self { counts, by_word, store_failure: None, store_down: None, interrupted: None, ledger })
-    }
-
-    pub(super) fn set_elapsed(&mut self, elapsed: Duration) {
-        self.counts.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        Ok(Self { counts, by_word, store_failure, store_down, interrupted, ledger })
     }
 
     /// Whether there was nothing that could have been found good or bad: no error of the store's, and never a success.

@@ -171,3 +171,17 @@ fn a_mass_disappearance_is_accepted_by_word() {
     assert!(wrong.err.contains("no state of") && wrong.err.lines().count() == 1, "{wrong:#?}");
     assert!(!place.path().join("another").exists());
 }
+
+/// Notes in the state do not keep a later pass from working, and what was asked for does not hide a database.
+#[test]
+fn a_state_with_wishes_in_it_is_still_the_loops_own() {
+    let place = Place::new();
+    let a = make_tiny(&place, "a.db");
+    place.once().expect_code(0);
+    fs::write(place.store().join(&place.objects()[0].key), "").unwrap();
+    assert_eq!(with_state(&place, &["--all", "--no-mark"]).expect_code(1).count("requested"), 1);
+    store_again(&place, &a);
+    // Its newest snapshot is good: the older one is told, and nothing is asked for.
+    let ran = with_state(&place, &["--all", "--no-mark"]).expect_code(1);
+    assert_eq!(["bad", "good", "requested"].map(|name| ran.count(name)), [1, 1, 0], "{ran:#?}");
+}
