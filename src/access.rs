@@ -232,7 +232,7 @@ impl Access {
         if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") }
     }
 
-    /// Decodes the object at `location`, of which `body` are the bytes, and writes the database to `image`, which must be
+    /// Decodes the object at `location`, of which `body` gives the bytes, and writes the database to `image`, which must be
     /// thrown away on any error. Everything is checked.
     ///
     /// # Errors
@@ -240,7 +240,7 @@ impl Access {
     pub fn decode(
         &self,
         location: &Location,
-        body: Body,
+        body: impl Read,
         image: &mut impl io::Write,
     ) -> Result<Description, ObjectError> {
         crate::object::decode(body, Some(&self.described_key(&location.key)), image)

@@ -60,6 +60,7 @@ pub mod names;
 pub mod prune;
 pub mod retention;
 mod scratch;
+pub mod verify;
 
 pub mod restore;
 

@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         cli::Command::Restore(args) => run::restore(*args, bar),
         cli::Command::Prune(args) => run::prune(&args),
         cli::Command::Purge(args) => run::purge(&args),
+        cli::Command::Verify(args) => run::verify(&args, &bar),
+        cli::Command::ForgetGone(args) => run::forget_gone(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

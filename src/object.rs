@@ -14,7 +14,7 @@ mod tombstone;
 
 use std::io;
 
-pub use decode::decode;
+pub use decode::{HEAD_LEN, announced_size, decode};
 pub use description::{Description, Tail, read_description};
 pub use encode::{Frame, FrameEncoder, encode_frame};
 pub use tombstone::Tombstone;

@@ -549,7 +549,7 @@ fn copy_unreadable(error: std::io::Error) -> Failure {
 }
 
 /// Whether a store says that it does not know conditional puts: 501 is what S3 has for a header not implemented.
-fn is_unsupported(error: &object_store::Error) -> bool {
+pub(crate) fn is_unsupported(error: &object_store::Error) -> bool {
     use object_store::Error::{NotImplemented, NotSupported};
     matches!(error, NotImplemented { .. } | NotSupported { .. }) || crate::store::answered_status(error) == Some(501)
 }

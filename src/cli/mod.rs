@@ -1,19 +1,23 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod forget_gone;
 mod keep;
 mod prune;
 mod replicate;
 mod restore;
+mod verify;
 
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
 pub(crate) use prune::{Prune, Purge};
 pub(crate) use replicate::Replicate;
 pub(crate) use restore::{CheckArg, Restore};
+pub(crate) use verify::Verify;
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
 LITESNAP_ONCE=true. The option wins.
@@ -42,6 +46,10 @@ pub(crate) enum Command {
     Prune(Box<Prune>),
     /// Erase everything of one database, the last copy too
     Purge(Box<Purge>),
+    /// Fetch, decode and check snapshots: could they be restored?
+    Verify(Box<Verify>),
+    /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
+    ForgetGone(Box<ForgetGone>),
 }
 
 /// Where snapshots are stored, and how it is reached.

@@ -17,6 +17,17 @@ const LZ4_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
 const LZ4_FLAGS: u8 = 0b0111_1100;
 const LZ4_HEADER_LEN: usize = 15;
 
+/// Bytes at the beginning of an object that [`announced_size`] needs.
+pub const HEAD_LEN: usize = LZ4_HEADER_LEN;
+
+/// Size of the database by the account of an object's first bytes; `None` if they are not those of an object of ours.
+/// [`decode`] never writes more than that, whatever follows.
+#[must_use]
+pub fn announced_size(head: &[u8]) -> Option<u64> {
+    let is_ours = head.len() >= HEAD_LEN && head.starts_with(&LZ4_MAGIC) && head[4] == LZ4_FLAGS;
+    is_ours.then(|| u64::from_le_bytes(head[6..14].try_into().expect("8 bytes")))
+}
+
 /// Decodes a whole object in one pass and writes the database to `image`. Everything is checked: LZ4's checksums, that
 /// there is one frame and one description and nothing else, the hash of the frame, of the description and of the content,
 /// all sizes, and, if `key` is given, that the object belongs there. Needs about 600 KiB for objects of this program, at

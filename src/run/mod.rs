@@ -1,8 +1,10 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod forget_gone;
 mod prune;
 mod replicate;
 mod restore;
+mod verify;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -12,9 +14,11 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use forget_gone::forget_gone;
 pub(crate) use prune::{prune, purge};
 pub(crate) use replicate::replicate;
 pub(crate) use restore::restore;
+pub(crate) use verify::verify;
 
 use crate::cli::StoreArgs;
 use crate::signals;

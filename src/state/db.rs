@@ -22,9 +22,9 @@ use crate::stamps::{JournalStamp, MainStamp, Stamps, WalStamp};
 use crate::timestamp::Timestamp;
 
 /// "LSNP": in the header of `state.db`, so that a foreign file is never taken for ours.
-const APPLICATION_ID: i32 = 0x4C53_4E50;
+pub(super) const APPLICATION_ID: i32 = 0x4C53_4E50;
 /// Raised when a released schema changes.
-const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 1;
 
 const SCHEMA: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -263,10 +263,7 @@ impl StateDb {
         if !path.exists() {
             return Self::nothing_known();
         }
-        let log = crate::stamps::sidecar(path, "-wal");
-        // A reader of a database at rest would leave a -wal and a -shm behind. A running loop has both.
-        let at_rest = std::fs::metadata(&log).map_or(true, |m| m.len() == 0);
-        let conn = open_read_only(path, at_rest)?;
+        let conn = open_quietly(path)?;
         check_pages(&conn)?;
         check_schema(&conn)?;
         let (path, readers) = (path.to_path_buf(), Mutex::default());
@@ -588,7 +585,16 @@ fn empty() -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-fn open_read_only(path: &Path, at_rest: bool) -> rusqlite::Result<Connection> {
+/// Opens a state for reading, leaving nothing behind.
+pub(super) fn open_quietly(path: &Path) -> rusqlite::Result<Connection> {
+    let log = crate::stamps::sidecar(path, "-wal");
+    // A reader of a database at rest would leave a -wal and a -shm behind. A running loop has both.
+    let at_rest = std::fs::metadata(&log).map_or(true, |m| m.len() == 0);
+    open_read_only(path, at_rest)
+}
+
+/// Opens a database for reading; one `at_rest`, which nobody writes meanwhile, without looking for sidecars or locks.
+pub(crate) fn open_read_only(path: &Path, at_rest: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if !at_rest {
         return Connection::open_with_flags(path, flags);

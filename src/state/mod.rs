@@ -3,11 +3,14 @@
 //! Order of recording: the store confirms, then `state.db`, then memory. A crash anywhere between leaves a
 //! database that counts as changed, never one that counts as stored and is not.
 
+mod beside;
 mod db;
 mod lock;
 mod notes;
 mod slot;
 
+pub use beside::{Believed, Beside, GoneFromHost};
+pub(crate) use db::open_read_only;
 pub use db::{Change, Identity, Opened, Row, StateDb};
 pub use lock::StateLock;
 pub use notes::{ACCEPT_GONE, day_of};

@@ -110,6 +110,16 @@ impl S3Server {
         objects
     }
 
+    /// Replaces the content of an object, as a disk would.
+    pub(crate) fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
+        std::fs::write(self.root.path().join(bucket).join(key), bytes).unwrap();
+    }
+
+    /// Removes an object.
+    pub(crate) fn remove(&self, bucket: &str, key: &str) {
+        std::fs::remove_file(self.root.path().join(bucket).join(key)).unwrap();
+    }
+
     /// The next `n` requests, after those that earlier calls are about, suffer `fault`.
     pub(crate) fn fail_next(&self, n: usize, fault: Fault) {
         let mut state = self.state.lock();
