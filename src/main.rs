@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     start_logging(&bar);
     let done = match cli.command {
         cli::Command::Replicate(args) => run::replicate(*args, bar),
+        cli::Command::List(args) => run::list(&args),
+        cli::Command::Show(args) => run::show(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -1,5 +1,6 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod list;
 mod replicate;
 
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use list::{List, Show};
 pub(crate) use replicate::Replicate;
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
@@ -30,6 +32,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Store every changed database, now and every 30 seconds
     Replicate(Box<Replicate>),
+    /// Show what is stored: databases, or the snapshots of one
+    List(Box<List>),
+    /// Show what one stored object says about itself
+    Show(Box<Show>),
 }
 
 /// Where snapshots are stored, and how it is reached.

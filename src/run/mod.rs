@@ -1,6 +1,8 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod list;
 mod replicate;
+mod show;
 
 use std::io::Write;
 use std::sync::Arc;
@@ -10,7 +12,9 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use list::list;
 pub(crate) use replicate::replicate;
+pub(crate) use show::show;
 
 use crate::cli::StoreArgs;
 use crate::signals;

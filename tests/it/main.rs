@@ -13,6 +13,7 @@ mod cmdline; // the command line: bad input, flags, dry run, output
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
 mod keys; // which key a database gets, clashes, changed templates
+mod list; // list and show: what is stored, told; listings of large stores
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
 mod regress; // one test per defect there was
