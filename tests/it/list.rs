@@ -3,10 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::place::{Place, Ran};
+use crate::big_s3::{BigS3, Make};
+use crate::place::{Place, Ran, Running};
 
 fn list(place: &Place, more: &[&str]) -> Ran {
     place.run(&[&["list", "--store", "store"], more].concat())
@@ -212,5 +215,160 @@ fn what_cannot_be_shown_is_one_line_each() {
     ] {
         let ran = show(&place, &[key]).expect_code(code);
         assert!(ran.out.is_empty() && ran.err.lines().count() == 1 && ran.err.contains(part), "{ran:#?}");
+    }
+}
+
+const TS: &str = "20261121T063339.123Z.db.lz4";
+
+/// A place with credentials, which the server does not look at.
+fn client() -> Place {
+    let mut place = Place::new();
+    place.env = crate::s3_server::env("id", "secret");
+    place
+}
+
+/// `list` over a large store that lies in this process.
+fn list_big(place: &Place, s3: &BigS3, prefix: &str, more: &[&str]) -> std::process::Command {
+    place.litesnap(&[&["list", "--store", &s3.url(prefix)], more].concat())
+}
+
+fn big(latency: Duration, keys: impl IntoIterator<Item = String>) -> BigS3 {
+    let s3 = BigS3::start(latency);
+    let make: Make = Arc::new(|_| b"0123456789".as_slice().into());
+    s3.put_made(keys, 10, &make);
+    s3
+}
+
+fn names(out: &str) -> Vec<&str> {
+    out.lines().map(|line| line.rsplit_once("snapshots  ").or(line.rsplit_once("snapshot   ")).unwrap().1).collect()
+}
+
+/// All of them, each once, whatever their names, with one LIST per 1,000 and a few more, several at once.
+#[test]
+fn a_large_store_is_listed_completely_with_hardly_more_requests_than_pages() {
+    let place = client();
+    let odd = |i: usize| match i % 4 {
+        0 => format!("b/srv/app/tenants/t{i:06}.db"),
+        1 => format!("b/srv/app/tenants/Zürich-{i}.db"),
+        2 => format!("b/web-1/日本/{:08x}.db", i.wrapping_mul(2_654_435_761) & 0xffff_ffff),
+        _ => format!("b/srv/it's & co/<{i}>.db").replace(' ', "%20").replace('&', "%26").replace(['<', '>'], "%3C"),
+    };
+    let mut expected: Vec<String> = (0..50_000).map(odd).collect();
+    // Beside the prefix, before and after it.
+    let beside = ["a/x.db", "b0/x.db", "b-/x.db"].map(|name| format!("{name}/{TS}"));
+    let s3 = big(Duration::from_millis(5), expected.iter().map(|name| format!("{name}/{TS}")).chain(beside));
+    let ran: Ran = list_big(&place, &s3, "b", &["--json"]).output().unwrap().into();
+    let ran = ran.expect_code(0);
+    expected.sort();
+    let found = json_lines(&ran).into_iter().map(|row| format!("b/{}", row["prefix"].as_str().unwrap()));
+    assert!(found.eq(expected.iter().cloned()), "{}", ran.err);
+    let lists = s3.count("LIST");
+    assert!((50..=62).contains(&lists), "{lists} requests for 50 pages");
+    assert!((2..=16).contains(&s3.at_once_max()), "{} at once", s3.at_once_max());
+    assert!(ran.err.contains(&format!("databases=50000 snapshots=50000 bytes=500000 foreign=0 requests={lists}")));
+
+    // A part of it: only what may match is listed.
+    s3.forget();
+    let ran: Ran = list_big(&place, &s3, "b", &["--match", "srv/app/tenants/t0000*"]).output().unwrap().into();
+    assert_eq!(names(&ran.expect_code(0).out).len(), 25);
+    assert!(s3.count("LIST") <= 25 + 12, "{}", s3.count("LIST"));
+    s3.forget();
+    let ran: Ran = list_big(&place, &s3, "b", &["--snapshots", "srv/app/tenants/t000004.db"]).output().unwrap().into();
+    assert_eq!((ran.expect_code(0).out.lines().count(), s3.count("LIST")), (1, 1));
+}
+
+#[test]
+fn up_to_a_page_one_request_suffices() {
+    let place = client();
+    for n in [0, 1, 999, 1000] {
+        let s3 = big(Duration::ZERO, (0..n).map(|i| format!("a/{i:04}.db/{TS}")));
+        let ran: Ran = list_big(&place, &s3, "a", &[]).output().unwrap().into();
+        assert_eq!(ran.expect_code(0).out.lines().count(), n);
+        assert_eq!(s3.count("LIST"), 1, "{n} objects");
+    }
+}
+
+#[test]
+fn one_database_with_many_snapshots_is_listed_by_time() {
+    let place = client();
+    let ts = |i: usize| {
+        format!("202601{:02}T{:02}{:02}{:02}.{:03}Z", i / 3600 + 1, i / 150 % 24, i / 60 % 60, i % 60, i % 997)
+    };
+    let mut keys: Vec<String> = (0..40_000).map(|i| format!("srv/app.db/{}.db.lz4", ts(i))).collect();
+    keys.sort();
+    keys.dedup();
+    let s3 = big(Duration::from_millis(5), keys.clone());
+    let ran: Ran = list_big(&place, &s3, "", &["--snapshots", "/srv/app.db"]).output().unwrap().into();
+    let ran = ran.expect_code(0);
+    assert!(ran.out.lines().map(|line| line.rsplit_once(' ').unwrap().1).eq(keys.iter().map(String::as_str)));
+    let pages = keys.len() / 1000 + 1;
+    assert!((pages..=pages + 12).contains(&s3.count("LIST")), "{}", s3.count("LIST"));
+}
+
+#[test]
+fn an_object_of_a_bucket_is_described_with_one_request() {
+    let place = filled();
+    let s3 = BigS3::start(Duration::ZERO);
+    for object in place.objects() {
+        s3.put(object.key, object.bytes);
+    }
+    let object = place.objects_of("b.db").pop().unwrap();
+    let client = client();
+    let run = |args: &[&str]| -> Ran { client.run(&[args, &["--store", &s3.url("")]].concat()) };
+    let ran = run(&["show", &object.key]).expect_code(0);
+    assert_eq!(ran.out, show(&place, &[&object.key]).out);
+    assert_eq!((s3.count("GET"), s3.count("HEAD"), s3.count("LIST")), (1, 0, 0));
+    s3.forget();
+    s3.put(format!("x.db/{TS}"), "");
+    let ran = run(&["show", &format!("x.db/{TS}")]).expect_code(1);
+    assert!(ran.err.contains("truncated: "), "{ran:#?}");
+    run(&["show", &format!("y.db/{TS}")]).expect_code(1);
+    s3.forget();
+    let ran = run(&["list", "--long"]).expect_code(1);
+    assert_eq!((ran.out.lines().count(), s3.count("LIST"), s3.count("GET")), (4, 1, 4), "{ran:#?}");
+}
+
+/// In the middle of a long listing.
+#[test]
+fn a_listing_can_be_interrupted() {
+    let place = client();
+    let s3 = big(Duration::from_secs(2), (0..20_000).map(|i| format!("a/{i:05}.db/{TS}")));
+    let running = Running::start(list_big(&place, &s3, "a", &[]));
+    assert!(crate::place::eventually(Duration::from_secs(20), || s3.count("LIST") > 2));
+    let asked = Instant::now();
+    let ran = running.stop().expect_code(143);
+    assert!(asked.elapsed() < Duration::from_secs(15) && ran.out.is_empty(), "{ran:#?}");
+}
+
+/// By hand: `cargo test --test it list::a_million -- --ignored --nocapture`. Tells requests, seconds and memory.
+#[test]
+#[ignore = "takes a minute and a gigabyte: run by hand"]
+fn a_million_objects_in_little_time_and_memory() {
+    let place = client();
+    let n = 1_000_000;
+    for (shape, key) in [
+        ("numbers", (|i| format!("b/srv/app/tenants/t{i:07}.db/{TS}")) as fn(usize) -> String),
+        ("hashes", |i| format!("b/srv/app/tenants/{:016x}.db/{TS}", (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))),
+        ("levels", |i| format!("b/data/{:03}/databases/app/tenants/{:05}.db/{TS}", i % 97, i / 97)),
+    ] {
+        let s3 = big(Duration::from_millis(30), (0..n).map(key));
+        let begun = Instant::now();
+        let mut command = std::process::Command::new("/usr/bin/time");
+        let inner = list_big(&place, &s3, "b", &[]);
+        command.args(["-f", "peak_kib=%M user_s=%U sys_s=%S"]).arg(inner.get_program()).args(inner.get_args());
+        command.env_clear().envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?)))).current_dir(place.path());
+        let ran: Ran = command.output().unwrap().into();
+        let told = format!(
+            "{shape}: {} LIST, {} at once, {:.1} s, {}",
+            s3.count("LIST"),
+            s3.at_once_max(),
+            begun.elapsed().as_secs_f64(),
+            ran.err.lines().last().unwrap()
+        );
+        println!("{told}");
+        assert_eq!((ran.code, ran.out.lines().count()), (Some(0), n), "{told}");
+        assert!(s3.count("LIST") <= 1000 + 1000 / 40 + 12, "{told}");
+        let peak = ran.err.split("peak_kib=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+        assert!(peak.unwrap() <= 64 << 10, "{told}");
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests rename and wait as they need")]
 #![allow(dead_code, reason = "support that not every topic uses")]
 
+mod big_s3; // support: an S3 server in memory, for a million objects
 mod flaky; // support: a store that fails on demand
 mod foreign; // support: other people's SQLite, in processes of its own, and a folder seen from outside
 mod library; // support: cycles of the library under a clock that stands still
