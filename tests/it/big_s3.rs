@@ -8,7 +8,7 @@ use std::io;
 use std::ops::{Bound, Range};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -61,6 +61,10 @@ struct State {
     /// Method, and path with query, of the first requests; and how many there were of each verb.
     log: Mutex<Vec<(String, String)>>,
     counts: Mutex<BTreeMap<&'static str, usize>>,
+    /// Answers as stores do that know no key to begin behind.
+    ignores_start_after: AtomicBool,
+    /// Refuses every listing after so many; 0 for none.
+    lists_max: AtomicUsize,
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
 }
@@ -107,6 +111,16 @@ impl BigS3 {
     /// Requests so far with this verb: `LIST`, `GET`, `HEAD`, `PUT`, `DELETE` or, to delete many, `POST`.
     pub(crate) fn count(&self, verb: &str) -> usize {
         self.state.counts.lock().get(verb).copied().unwrap_or_default()
+    }
+
+    /// From now on `start-after` is ignored.
+    pub(crate) fn ignore_start_after(&self) {
+        self.state.ignores_start_after.store(true, Ordering::SeqCst);
+    }
+
+    /// Refuses every listing after the first `n`.
+    pub(crate) fn refuse_lists_after(&self, n: usize) {
+        self.state.lists_max.store(n, Ordering::SeqCst);
     }
 
     /// Requests under way at once, at most.
@@ -185,7 +199,9 @@ async fn answer(state: Arc<State>, latency: Duration, request: Request<Incoming>
         *state.counts.lock().entry(asked.verb()).or_default() += 1;
     }
     tokio::time::sleep(latency).await;
-    let answer = state.serve(&asked);
+    let lists_max = state.lists_max.load(Ordering::SeqCst);
+    let is_refused = lists_max > 0 && asked.verb() == "LIST" && state.counts.lock()["LIST"] > lists_max;
+    let answer = if is_refused { error(403, "AccessDenied") } else { state.serve(&asked) };
     state.at_once.fetch_sub(1, Ordering::SeqCst);
     Ok(answer)
 }
@@ -268,7 +284,8 @@ impl State {
         let (prefix, delimiter) = (of("prefix").unwrap_or_default(), of("delimiter").filter(|d| !d.is_empty()));
         let max = of("max-keys").and_then(|n| n.parse().ok()).unwrap_or(PAGE).min(PAGE);
         let token = of("continuation-token").map(|token| String::from_utf8(from_hex(token)).unwrap());
-        let after = token.as_deref().or(of("start-after")).unwrap_or_default().to_owned();
+        let start_after = of("start-after").filter(|_| !self.ignores_start_after.load(Ordering::SeqCst));
+        let after = token.as_deref().or(start_after).unwrap_or_default().to_owned();
         let text = |key: &str| if of("encoding-type") == Some("url") { percent_encoded(key) } else { escaped(key) };
 
         let objects = self.objects.read();

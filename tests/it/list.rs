@@ -328,6 +328,33 @@ fn an_object_of_a_bucket_is_described_with_one_request() {
     assert_eq!((ran.out.lines().count(), s3.count("LIST"), s3.count("GET")), (4, 1, 4), "{ran:#?}");
 }
 
+/// Half a list would be a wrong one.
+#[test]
+fn a_listing_of_which_a_part_is_refused_shows_nothing() {
+    let place = client();
+    let s3 = big(Duration::ZERO, (0..20_000).map(|i| format!("a/{i:05}.db/{TS}")));
+    for n in [1, 2, 7, 15] {
+        s3.forget();
+        s3.refuse_lists_after(n);
+        let ran: Ran = list_big(&place, &s3, "a", &[]).output().unwrap().into();
+        let ran = ran.expect_code(3);
+        assert!(ran.out.is_empty() && ran.err.contains("cannot list s3://bucket/a"), "{ran:#?}");
+    }
+}
+
+/// It is told by its answers, and listed in one stream.
+#[test]
+fn a_store_that_knows_no_key_to_begin_behind_is_listed_all_the_same() {
+    let place = client();
+    let s3 = big(Duration::ZERO, (0..5000).map(|i| format!("a/{i:05}.db/{TS}")));
+    s3.ignore_start_after();
+    let ran: Ran = list_big(&place, &s3, "a", &[]).output().unwrap().into();
+    let ran = ran.expect_code(0);
+    assert!(names(&ran.out).into_iter().eq((0..5000).map(|i| format!("{i:05}.db"))));
+    assert!(ran.err.contains("databases=5000 snapshots=5000 "), "{ran:#?}");
+    assert!(s3.log().iter().any(|(_, target)| target.contains("start-after=")), "nothing was tried");
+}
+
 /// In the middle of a long listing.
 #[test]
 fn a_listing_can_be_interrupted() {
