@@ -24,7 +24,7 @@ use crate::engine::Runtime;
 use crate::error::{Failure, Reason, Result};
 use crate::names::Names;
 use crate::object::{Description, ObjectError, TAIL_LEN_USUAL, Tail, read_description};
-use crate::store::{Env, Kind, Store, StoreOptions, classify};
+use crate::store::{Env, Kind, Store, StoreOptions, answered_status, classify};
 
 /// Objects up to this size are fetched as a whole before they are worked on.
 const WHOLE_MAX: u64 = 2 << 20;
@@ -256,12 +256,22 @@ impl Access {
     }
 
     async fn describe_async(&self, wanted: &Wanted) -> Result<Description, FetchError> {
+        let len = (TAIL_LEN_USUAL as u64).min(wanted.size);
+        let end = self.get(wanted, wanted.size - len..wanted.size).await?;
+        self.read_described(wanted, end).await
+    }
+
+    /// Reads the description in `end`, the last bytes of the object; asks for more where these do not hold it.
+    async fn read_described(&self, wanted: &Wanted, mut end: Bytes) -> Result<Description, FetchError> {
         let size = wanted.size;
-        let mut len = (TAIL_LEN_USUAL as u64).min(size);
         let (description, object_size) = loop {
-            match read_description(&self.get(wanted, size - len..size).await?)? {
+            let len = end.len() as u64;
+            match read_description(&end)? {
                 Tail::Whole { description, object_size } => break (*description, object_size),
-                Tail::NeedMore(more) if len < size => len = (more as u64).clamp(len + 1, size),
+                Tail::NeedMore(more) if len < size => {
+                    let len = (more as u64).clamp(len + 1, size);
+                    end = self.get(wanted, size - len..size).await?;
+                }
                 Tail::NeedMore(_) => return Err(ObjectError::Truncated.into()),
             }
         };
@@ -273,6 +283,63 @@ impl Access {
             return Err(ObjectError::WrongKey { expected, found: description.key }.into());
         }
         Ok(description)
+    }
+
+    /// What the object at `key` (below the store's prefix) says about itself, and its size in the store, which nobody knows
+    /// yet: one GET of its end. Checked as by [`Access::describe`].
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub fn describe_key(&self, key: &str) -> Result<(Description, u64), FetchError> {
+        self.runtime.block_on(async {
+            let (end, size) = self.end(key, TAIL_LEN_USUAL as u64).await?;
+            let description = self.read_described(&Self::at(key, size), end).await?;
+            Ok((description, size))
+        })
+    }
+
+    /// The bytes of a small object, a tombstone or a marker: the last `len_max` of them if there are more.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; never [`FetchError::Object`].
+    pub fn read_small(&self, key: &str, len_max: u64) -> Result<Bytes, FetchError> {
+        self.runtime.block_on(self.end(key, len_max)).map(|(end, _)| end)
+    }
+
+    fn at(key: &str, size: u64) -> Wanted {
+        Wanted { location: Location { key: key.to_owned(), range: None }, size }
+    }
+
+    /// The last `len` bytes of the object at `key`, or all if there are fewer, and its size.
+    async fn end(&self, key: &str, len: u64) -> Result<(Bytes, u64), FetchError> {
+        if self.stops() {
+            return Err(FetchError::Untried);
+        }
+        // Azure knows no range that is counted from the end.
+        if self.store.kind == Kind::Azure {
+            let options = GetOptions { head: true, ..GetOptions::default() };
+            let size = self.health.note(&self.store, self.ask(key, options).await)?.meta.size;
+            return if size == 0 {
+                Ok((Bytes::new(), 0))
+            } else {
+                Ok((self.get(&Self::at(key, size), size.saturating_sub(len)..size).await?, size))
+            };
+        }
+        let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
+        let got = match self.ask(key, options).await {
+            // An object without bytes has no range in it.
+            Err(e) if answered_status(&e) == Some(416) => return Ok((Bytes::new(), 0)),
+            Err(e) => Err(e),
+            Ok(got) => {
+                let size = got.meta.size;
+                got.bytes().await.map(|end| (end, size))
+            }
+        };
+        self.health.note(&self.store, got)
+    }
+
+    async fn ask(&self, key: &str, options: GetOptions) -> object_store::Result<GetResult> {
+        self.store.inner.get_opts(&self.store.path(key)?, options).await
     }
 
     async fn get(&self, wanted: &Wanted, range: Range<u64>) -> Result<Bytes, FetchError> {

@@ -55,6 +55,7 @@ mod window;
 
 pub mod access;
 pub mod catalogue;
+pub mod inventory;
 mod listing;
 pub mod names;
 pub mod prune;

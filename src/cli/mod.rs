@@ -2,6 +2,7 @@
 
 mod forget_gone;
 mod keep;
+mod list;
 mod prune;
 mod replicate;
 mod restore;
@@ -14,6 +15,7 @@ use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_durat
 
 pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
+pub(crate) use list::{List, Show};
 pub(crate) use prune::{Prune, Purge};
 pub(crate) use replicate::Replicate;
 pub(crate) use restore::{CheckArg, Restore};
@@ -50,6 +52,10 @@ pub(crate) enum Command {
     Verify(Box<Verify>),
     /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
     ForgetGone(Box<ForgetGone>),
+    /// Show what is stored: databases, or the snapshots of one
+    List(Box<List>),
+    /// Show what one stored object says about itself
+    Show(Box<Show>),
 }
 
 /// Where snapshots are stored, and how it is reached.

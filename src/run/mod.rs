@@ -1,9 +1,11 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
 mod forget_gone;
+mod list;
 mod prune;
 mod replicate;
 mod restore;
+mod show;
 mod verify;
 
 use std::io::Write;
@@ -15,9 +17,11 @@ use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
 pub(crate) use forget_gone::forget_gone;
+pub(crate) use list::list;
 pub(crate) use prune::{prune, purge};
 pub(crate) use replicate::replicate;
 pub(crate) use restore::restore;
+pub(crate) use show::show;
 pub(crate) use verify::verify;
 
 use crate::cli::StoreArgs;

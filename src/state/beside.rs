@@ -259,8 +259,18 @@ mod tests {
         let stamps = Stamps { main, wal: None, journal: None };
         let prefix = prefix.map(Into::into);
         let (path, content_hash) = (path.to_path_buf(), ContentHash([7; 16]));
-        db.apply(&[&Change::Stored { id, path, prefix, stamps, stamped_at: 9, content_hash, key_ms, stored_s: 1 }])
-            .unwrap();
+        db.apply(&[&Change::Stored {
+            id,
+            path,
+            prefix,
+            stamps,
+            stamped_at: 9,
+            content_hash,
+            key_ms,
+            stored_s: 1,
+            bytes: 1,
+        }])
+        .unwrap();
         id
     }
 
@@ -283,7 +293,7 @@ mod tests {
         let odd = Path::new(OsStr::from_bytes(b"/data/\xff.db"));
         let (a, b) = (stored(&db, Path::new("/data/a b.db"), None, 5), stored(&db, odd, Some("p/x"), 6));
         let gone = stored(&db, Path::new("/data/gone.db"), None, 7);
-        db.apply(&[&Change::Gone { id: gone, at_s: 1 }]).unwrap();
+        db.apply(&[&Change::Gone { id: gone, at_s: 1, tombstone_ms: 1000 }]).unwrap();
         // While the owner has it open.
         let beside = Beside::open(dir.path(), STORE).unwrap().unwrap();
         let expected = [

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests rename and wait as they need")]
 #![allow(dead_code, reason = "support that not every topic uses")]
 
+mod big_s3; // support: an S3 server in memory, for a million objects
 mod flaky; // support: a store that fails on demand
 mod foreign; // support: other people's SQLite, in processes of its own, and a folder seen from outside
 mod library; // support: cycles of the library under a clock that stands still
@@ -14,6 +15,7 @@ mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
 mod gone; // databases gone from their host: tombstones, coming back; notes and requests in the state
 mod keys; // which key a database gets, clashes, changed templates
+mod list; // list and show: what is stored, told; listings of large stores
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod prune; // what the rules let go is gone, nothing else is; failing and interrupted deletes; purge
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen
