@@ -293,7 +293,7 @@ mod tests {
         let odd = Path::new(OsStr::from_bytes(b"/data/\xff.db"));
         let (a, b) = (stored(&db, Path::new("/data/a b.db"), None, 5), stored(&db, odd, Some("p/x"), 6));
         let gone = stored(&db, Path::new("/data/gone.db"), None, 7);
-        db.apply(&[&Change::Gone { id: gone, at_s: 1, tombstone_ms: 1000 }]).unwrap();
+        db.apply(&[&Change::Gone { id: gone, at_s: 1, tombstone_ms: Some(1000) }]).unwrap();
         // While the owner has it open.
         let beside = Beside::open(dir.path(), STORE).unwrap().unwrap();
         let expected = [
