@@ -9,6 +9,7 @@ use crate::layout::{TEMPLATE_DEFAULT, Template};
 use crate::pattern::{Excludes, Pattern};
 use crate::store::StoreOptions;
 use crate::timestamp::Timestamp;
+use crate::upkeep::Schedule;
 
 /// Between two cycles.
 pub const INTERVAL_DEFAULT: &str = "30s";
@@ -22,6 +23,8 @@ pub const MEMORY_LIMIT_MIN: u64 = 32 << 20;
 pub const REQUEST_TIMEOUT_DEFAULT: &str = "60s";
 /// A hundred years: with more, times to come could not be computed.
 const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
+/// Each run lists the store: more often than this, it would do nothing else.
+const VERIFY_EVERY_MIN: Duration = Duration::from_secs(60);
 /// One in so many of the known databases may be gone in one cycle without anybody asking.
 pub const GONE_SHARE_DIVISOR: u64 = 10;
 /// And this many may be, whatever their share.
@@ -54,6 +57,8 @@ pub struct Config {
     pub limit_upload: u64,
     /// Databases that may be gone in one cycle; `None` for the rule of [`gone_max`].
     pub max_gone: Option<u64>,
+    /// What is done beside the loop.
+    pub upkeep: Schedule,
 }
 
 /// Databases of `known` that may be gone in one cycle without anybody asking.
@@ -79,6 +84,7 @@ impl Config {
             pace: Pace::default(),
             limit_upload: 0,
             max_gone: None,
+            upkeep: Schedule::default(),
         }
     }
 
@@ -103,6 +109,9 @@ impl Config {
             return Err(Error::Usage(
                 "--request-timeout of 0 leaves no time to answer: give a time such as 60s".into(),
             ));
+        }
+        if self.upkeep.verify.is_some_and(|(every, _)| every < VERIFY_EVERY_MIN) {
+            return Err(Error::Usage("--verify-every is too short: give a minute or more, such as 1d".into()));
         }
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();

@@ -64,6 +64,7 @@ mod scratch;
 pub mod verify;
 
 pub mod restore;
+pub mod upkeep;
 
 pub mod cycle;
 mod engine;

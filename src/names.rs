@@ -68,9 +68,7 @@ impl Names {
                 "'{name}' is no name of a database: give it as `litesnap list` shows it, such as srv/app/tenants/acme.db"
             )));
         }
-        let escaped: String =
-            trimmed.chars().flat_map(|c| if "*?[]{}\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
-        Self::parse(&[format!("/{escaped}")])
+        Self::parse(&[format!("/{}", escaped(trimmed))])
     }
 
     /// Exactly the database with this key prefix, for a name that [`exactly`](Self::exactly) cannot say because a part of it
@@ -82,6 +80,16 @@ impl Names {
         }
         let names = Self::exactly(decoded(prefix).to_str()?).ok()?;
         Some(Self { heads: Some(vec![prefix.to_owned()]), ..names })
+    }
+
+    /// Every database whose key prefix is `head`, as layout encodes it, or lies below it.
+    ///
+    /// # Errors
+    /// As [`Names::parse`].
+    pub fn within(head: &str) -> Result<Self> {
+        let path = decoded(head);
+        let path = escaped(&path.to_string_lossy());
+        Self::parse(&[format!("/{path}"), format!("/{path}/**")])
     }
 
     /// The globs as they were written; none if every database is meant.
@@ -107,6 +115,11 @@ impl Names {
     pub fn heads(&self) -> Option<&[String]> {
         self.heads.as_deref()
     }
+}
+
+/// `text` as a glob that matches nothing else.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| "*?[]{}\\".contains(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
 /// The literal beginning of `glob`, encoded as keys are.
@@ -171,6 +184,21 @@ mod tests {
         assert_eq!(heads(&["srv/app/*", "acme.db"]), None);
         assert_eq!(heads(&["/*/acme.db"]), None);
         assert_eq!(Names::all().heads(), None);
+    }
+
+    #[test]
+    fn within_a_head_is_all_that_it_begins() {
+        let names = Names::within("web-1/a%20b").unwrap();
+        for (prefix, expected) in [
+            ("web-1/a%20b", true),
+            ("web-1/a%20b/c/d.db", true),
+            ("web-1/a%20bc", false),
+            ("web-1", false),
+            ("web-2/x", false),
+        ] {
+            assert_eq!(names.matches(prefix), expected, "{prefix}");
+        }
+        assert_eq!(names.heads(), Some(["web-1/a%20b".to_owned()].as_slice()));
     }
 
     #[test]

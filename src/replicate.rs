@@ -22,11 +22,13 @@ use crate::report::CycleReport;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Identity, Opened, StateDb, StateLock, day_of};
 use crate::store::{Env, Kind, Store};
+use crate::upkeep::Upkeep;
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
 
 /// A repeated complaint is logged at most this often.
 const REPEAT: Duration = Duration::from_secs(30);
+
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
 #[derive(Debug)]
 pub struct Replicator {
@@ -156,6 +158,19 @@ impl Replicator {
             log::warn!("{}", chain(&e));
             None
         })
+    }
+
+    /// What is done beside the loop, if anything is; `env` is what the store was opened with.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the key template begins with something that cannot be looked for.
+    pub fn upkeep(&self, env: &Env) -> Result<Option<Upkeep>> {
+        let watch = &self.engine.watch;
+        if watch.config.upkeep.is_empty() {
+            return Ok(None);
+        }
+        let (db, clock, control) = (Arc::clone(&watch.db), Arc::clone(&watch.clock), Arc::clone(&watch.control));
+        Upkeep::new(&watch.config, env, db, clock, control).map(Some)
     }
 
     /// One pass over everything: returns when each changed database is stored and recorded, or has failed.

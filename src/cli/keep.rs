@@ -9,36 +9,37 @@ use litesnap::retention::Rules;
 /// What to keep of each database; what any of these keeps is kept, and always its newest snapshot.
 #[derive(Debug, Args)]
 pub(crate) struct KeepArgs {
-    /// A ready set: within 1h, hourly 24, daily 30, monthly 12; other --keep options change or add to it
-    #[arg(long, value_name = "SET")]
+    /// Remove snapshots that no --keep option keeps (replicate: once a day); a ready set: within 1h, hourly 24, daily 30,
+    /// monthly 12, which the others change or add to
+    #[arg(long, value_name = "SET", env = "LITESNAP_KEEP")]
     pub(crate) keep: Option<KeepSet>,
 
     /// The N newest snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "LITESNAP_KEEP_LAST")]
     pub(crate) keep_last: Option<u32>,
 
     /// All snapshots younger than this, such as 24h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, env = "LITESNAP_KEEP_WITHIN")]
     pub(crate) keep_within: Option<Duration>,
 
     /// The newest snapshot of each of the N most recent hours that have one
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "LITESNAP_KEEP_HOURLY")]
     pub(crate) keep_hourly: Option<u32>,
 
     /// The same for days (UTC)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "LITESNAP_KEEP_DAILY")]
     pub(crate) keep_daily: Option<u32>,
 
     /// The same for weeks, Monday to Sunday
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "LITESNAP_KEEP_WEEKLY")]
     pub(crate) keep_weekly: Option<u32>,
 
     /// The same for months
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "LITESNAP_KEEP_MONTHLY")]
     pub(crate) keep_monthly: Option<u32>,
 
     /// The same for years
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "LITESNAP_KEEP_YEARLY")]
     pub(crate) keep_yearly: Option<u32>,
 }
 

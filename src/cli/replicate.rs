@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 use litesnap::config::{INTERVAL_DEFAULT, MEMORY_LIMIT_DEFAULT, parse_duration, parse_rate, parse_size};
 
-use super::{AFTER, StoreArgs, parse_switch};
+use litesnap::verify::Share;
+
+use super::{AFTER, KeepArgs, StoreArgs, parse_switch};
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
@@ -67,6 +69,17 @@ pub(crate) struct Replicate {
     /// Known databases that may be gone at once without it being an error [default: a tenth, or 20]
     #[arg(long, value_name = "N", env = "LITESNAP_MAX_GONE")]
     pub(crate) max_gone: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) keep: KeepArgs,
+
+    /// Verify a share of what is stored, this often, beside the loop
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, env = "LITESNAP_VERIFY_EVERY")]
+    pub(crate) verify_every: Option<Duration>,
+
+    /// With --verify-every: this share
+    #[arg(long, value_name = "SHARE", default_value = "1%", requires = "verify_every", env = "LITESNAP_SAMPLE")]
+    pub(crate) sample: Share,
 
     /// Tell what would be stored and under which keys; open nothing, send nothing, write nothing
     #[arg(long, value_parser = parse_switch, env = "LITESNAP_DRY_RUN")]

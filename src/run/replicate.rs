@@ -17,6 +17,7 @@ use litesnap::plan::{Planned, dry_run};
 use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
 use litesnap::store::{StoreOptions, credentials_hint};
+use litesnap::upkeep::{Schedule, Upkeep};
 
 use super::{environment, ignore_closed, print, store_options};
 use crate::cli::Replicate;
@@ -64,6 +65,7 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         pace: Pace { cooldown_s: seconds(args.cooldown), refresh_s: seconds(args.refresh) },
         limit_upload: args.limit_upload.unwrap_or(0),
         max_gone: args.max_gone,
+        upkeep: Schedule { keep: args.keep.rules(), verify: args.verify_every.map(|every| (every, args.sample)) },
     };
     config.check()?;
     Ok(config)
@@ -108,7 +110,9 @@ fn once(
             (error, _) => error.into(),
         });
     }
-    ended(&report)
+    let code = ended(&report)?;
+    let upkeep = replicator.upkeep(env)?.map_or(0, |upkeep| upkeep.run_due());
+    Ok(code.max(upkeep))
 }
 
 /// Patterns that match nothing: most often a typing error. Below a folder only databases count.
@@ -154,7 +158,12 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
         humantime::format_duration(config.interval),
         replicator.state_path().display(),
     );
-    log::info!("{}", piling_up(replicator.objects_per_day()));
+    if config.upkeep.keep.is_empty() {
+        log::info!("{}", piling_up(replicator.objects_per_day()));
+    } else {
+        log::info!("removing once a day what this does not keep: {}", config.upkeep.keep.describe());
+    }
+    let beside = replicator.upkeep(env)?.map(Upkeep::start).transpose()?;
     let mut hinted = false;
     replicator.run_forever(|report| {
         if report.is_eventful() {
@@ -167,6 +176,7 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
             hinted = true;
         }
     });
+    drop(beside);
     log::info!("stopped: all that is stored is recorded");
     Ok(0)
 }

@@ -92,12 +92,12 @@ fn without_arguments_it_shows_how_to_start_and_exits_2() {
     let ran = place.run(&[]).expect_code(2);
     assert_eq!(ran.out, "");
     assert!(ran.err.contains("Usage: litesnap") && ran.err.contains("--dry-run"), "{}", ran.err);
-    assert!(ran.err.lines().count() < 20, "{}", ran.err);
+    assert!(ran.err.lines().count() < 28, "{}", ran.err);
     let version = place.run(&["--version"]).expect_code(0);
     assert_eq!(version.out, format!("litesnap {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-const FLAGS: [&str; 25] = [
+const FLAGS: [&str; 35] = [
     "--store",
     "--endpoint",
     "--region",
@@ -119,6 +119,16 @@ const FLAGS: [&str; 25] = [
     "--refresh",
     "--limit-upload",
     "--max-gone",
+    "--keep",
+    "--keep-last",
+    "--keep-within",
+    "--keep-hourly",
+    "--keep-daily",
+    "--keep-weekly",
+    "--keep-monthly",
+    "--keep-yearly",
+    "--verify-every",
+    "--sample",
     "--dry-run",
     "--allow-empty",
     "--json",
@@ -151,6 +161,10 @@ fn every_flag_has_its_variable_and_the_flag_wins() {
         ("REFRESH", "soon", "--refresh", "30d"),
         ("LIMIT_UPLOAD", "fast", "--limit-upload", "1GiB/s"),
         ("MAX_GONE", "many", "--max-gone", "3"),
+        ("KEEP", "all", "--keep", "standard"),
+        ("KEEP_LAST", "all", "--keep-last", "3"),
+        ("KEEP_WITHIN", "soon", "--keep-within", "3d"),
+        ("VERIFY_EVERY", "soon", "--verify-every", "1d"),
         ("KEY_TEMPLATE", "{{x", "--key-template", "{{path}}"),
         ("HOST", "a/b", "--host", "web-1"),
         ("EXCLUDE", "[x", "--exclude", "x"),

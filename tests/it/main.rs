@@ -28,3 +28,4 @@ mod s3; // the real binary against an S3 server that fails, and signals in mid-u
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
 mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop
+mod upkeep; // beside the loop: pruning and verifying on schedules of their own
