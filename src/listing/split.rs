@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 
 use super::keyspace::Spread;
 
-/// Streams that may be begun early; later one for each [`PAGES_PER_SPLIT`].
+/// Streams that may be begun early, one for each [`PAGES_PER_EARLY_SPLIT`]; later one for each [`PAGES_PER_SPLIT`].
 const SPLITS_EARLY: u64 = 10;
+/// What fits into fewer pages is listed by one stream, without a request too many.
+const PAGES_PER_EARLY_SPLIT: u64 = 3;
 /// Pages for which one more request is worth while.
 const PAGES_PER_SPLIT: u64 = 40;
 /// How much further each look ahead goes than the one before.
@@ -123,7 +125,7 @@ impl Splitter {
 
     /// Begins another stream, if there is one worth while: its number, and the key behind which it begins.
     pub(super) fn split(&mut self) -> Option<(usize, String)> {
-        if self.begun as u64 > self.pages.min(SPLITS_EARLY) + self.pages / PAGES_PER_SPLIT {
+        if self.begun as u64 > (self.pages / PAGES_PER_EARLY_SPLIT).min(SPLITS_EARLY) + self.pages / PAGES_PER_SPLIT {
             return None;
         }
         // While the first page far ahead is on its way, nobody knows where the middle is.
