@@ -6,3 +6,4 @@ mod formats;
 mod refusals;
 mod remote;
 mod round_trip;
+mod scale;

@@ -108,7 +108,8 @@ fn a_bad_object_is_found_marked_and_stored_again() {
 fn too_often_is_refused() {
     let place = Place::new();
     place.make("a.db", "delete", 1);
-    let ran = place.run(&["replicate", "data/*.db", "--store", "store", "--state-dir", "state", "--verify-every", "1s"]);
+    let ran =
+        place.run(&["replicate", "data/*.db", "--store", "store", "--state-dir", "state", "--verify-every", "1s"]);
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("--verify-every") && ran.err.lines().count() == 1, "{ran:#?}");
 }
