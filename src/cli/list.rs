@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::StoreArgs;
+use super::{MatchArgs, StoreArgs};
 
 const AFTER: &str = "Exit codes: 0 everything asked for was shown; 1 some object could not be read, or nothing matches; 2 usage or \
 configuration; 3 the store could not be reached or refused us; 130/143 interrupted.";
@@ -14,9 +14,8 @@ pub(crate) struct List {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// Only these databases: globs over their names, such as 'acme.db' or 'srv/app/*/*.db' (quote them)
-    #[arg(long = "match", value_name = "GLOB", num_args = 1..)]
-    pub(crate) globs: Vec<String>,
+    #[command(flatten)]
+    pub(crate) only: MatchArgs,
 
     /// Every snapshot of this one database, oldest first: its name as it is listed, or its path on its host
     #[arg(long, value_name = "NAME", conflicts_with = "globs")]

@@ -44,18 +44,18 @@ pub(crate) enum Command {
     Replicate(Box<Replicate>),
     /// Bring one database back, some, or all
     Restore(Box<Restore>),
-    /// Remove snapshots that no rule keeps; never the last one of a database
-    Prune(Box<Prune>),
-    /// Erase everything of one database, the last copy too
-    Purge(Box<Purge>),
-    /// Fetch, decode and check snapshots: could they be restored?
-    Verify(Box<Verify>),
-    /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
-    ForgetGone(Box<ForgetGone>),
     /// Show what is stored: databases, or the snapshots of one
     List(Box<List>),
     /// Show what one stored object says about itself
     Show(Box<Show>),
+    /// Fetch, decode and check snapshots: could they be restored?
+    Verify(Box<Verify>),
+    /// Remove snapshots that no rule keeps; never the last one of a database
+    Prune(Box<Prune>),
+    /// Erase everything of one database, the last copy too
+    Purge(Box<Purge>),
+    /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
+    ForgetGone(Box<ForgetGone>),
 }
 
 /// Where snapshots are stored, and how it is reached.
@@ -88,6 +88,15 @@ pub(crate) struct StoreArgs {
     /// Longest wait for one answer of the store
     #[arg(long, value_name = "TIME", default_value = REQUEST_TIMEOUT_DEFAULT, value_parser = parse_duration, env = "LITESNAP_REQUEST_TIMEOUT")]
     pub(crate) request_timeout: Duration,
+}
+
+/// Which databases of a store are meant.
+#[derive(Debug, Args)]
+pub(crate) struct MatchArgs {
+    /// Only databases whose name in the store matches: /srv/app/acme.db, '/srv/*/tenants/**', or without a slash the last part
+    /// of the name, 'acme*.db'; may be given several times
+    #[arg(long = "match", value_name = "GLOB", num_args = 1..)]
+    pub(crate) globs: Vec<String>,
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {

@@ -6,7 +6,7 @@ use clap::Args;
 use litesnap::config::parse_duration;
 use litesnap::prune::DELETE_RATE_DEFAULT;
 
-use super::{KeepArgs, StoreArgs};
+use super::{KeepArgs, MatchArgs, StoreArgs};
 
 const PRUNE_AFTER: &str = "The newest snapshot of every database stays, and the newest that is not known to be bad, \
 whatever the rules say; only --deleted-after lets go of it, and only where the database is gone from its host. \
@@ -34,9 +34,8 @@ pub(crate) struct Prune {
     #[command(flatten)]
     pub(crate) keep: KeepArgs,
 
-    /// Only databases whose name in the store matches; without a slash, its last part; may be given several times
-    #[arg(long = "match", value_name = "GLOB", num_args = 1..)]
-    pub(crate) matching: Vec<String>,
+    #[command(flatten)]
+    pub(crate) only: MatchArgs,
 
     /// Remove everything, the last copy too, of databases that have been gone from their host for this long
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]

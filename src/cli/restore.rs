@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::StoreArgs;
+use super::{MatchArgs, StoreArgs};
 
 const AFTER: &str = "Each database is restored as its newest snapshot (with --at: its newest not after that time), consistent \
 by itself; two databases are not of one instant. Fetched, checked against every hash, written beside its target, \
@@ -34,10 +34,8 @@ pub(crate) struct Restore {
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["into", "in_place"])]
     pub(crate) output: Option<PathBuf>,
 
-    /// Only databases whose name in the store matches, such as /srv/app/acme.db, 'acme*.db' or '/srv/*/tenants/**'; may be
-    /// given several times
-    #[arg(long = "match", value_name = "GLOB", num_args = 1..)]
-    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) only: MatchArgs,
 
     /// As of this time, such as 2026-11-21T06:00:00Z, or this long ago, such as 2h: of each database its newest snapshot
     /// not after it
@@ -64,7 +62,7 @@ pub(crate) struct Restore {
     #[arg(long)]
     pub(crate) if_replica_exists: bool,
 
-    /// Ask SQLite about each database before it takes its place
+    /// Ask SQLite about each database before it takes its place, by quick_check or integrity_check
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) check: Option<CheckArg>,
 
@@ -84,8 +82,7 @@ pub(crate) struct Restore {
 /// What SQLite is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CheckArg {
-    /// PRAGMA `quick_check`
+    // No doc comments: they would make every option's help long.
     Quick,
-    /// PRAGMA `integrity_check`
     Full,
 }

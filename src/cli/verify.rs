@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use litesnap::verify::Share;
 
-use super::{StoreArgs, parse_switch};
+use super::{MatchArgs, StoreArgs, parse_switch};
 
 const AFTER: &str = "Words of findings: missing, truncated, wrong-hash, wrong-key, undecodable, foreign, corrupt (stored as it \
 was, and it was corrupt), unsupported-version (use a newer litesnap). Each but the first and the last gets a marker object, \
@@ -28,9 +28,8 @@ pub(crate) struct Verify {
     #[arg(long, value_parser = parse_switch)]
     pub(crate) all: bool,
 
-    /// Only databases whose name matches: a name anywhere, or a path if it has a slash; may be given several times
-    #[arg(long = "match", value_name = "GLOB")]
-    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) only: MatchArgs,
 
     /// Choose the same snapshots as the run that printed this seed
     #[arg(long, value_name = "N")]

@@ -21,7 +21,7 @@ const TOGETHER: usize = 1000;
 pub(crate) fn list(args: &List) -> anyhow::Result<u8> {
     let names = match &args.snapshots {
         Some(name) => Names::exactly(name)?,
-        None => Names::parse(&args.globs)?,
+        None => Names::parse(&args.only.globs)?,
     };
     let access = access(&args.store)?;
     let catalogue = access.catalogue(&names)?;

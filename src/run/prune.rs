@@ -20,7 +20,7 @@ use crate::cli::{Prune, Purge};
 
 pub(crate) fn prune(args: &Prune) -> anyhow::Result<u8> {
     let options = PruneOptions {
-        names: Names::parse(&args.matching)?,
+        names: Names::parse(&args.only.globs)?,
         rules: args.keep.rules(),
         deleted_after: args.deleted_after,
         trust_clock: args.trust_clock,

@@ -69,7 +69,7 @@ fn options(args: &Restore) -> anyhow::Result<RestoreOptions> {
         (None, None) => Target::InPlace,
     };
     Ok(RestoreOptions {
-        names: Names::parse(&args.names)?,
+        names: Names::parse(&args.only.globs)?,
         at: args.at.as_deref().map(|at| parse_at(at, now_ms)).transpose().map_err(Error::Usage)?,
         target,
         include_deleted: args.include_deleted,

@@ -17,7 +17,7 @@ use crate::progress::Bar;
 
 pub(crate) fn verify(args: &Verify, bar: &Bar) -> anyhow::Result<u8> {
     let options = VerifyOptions {
-        names: Names::parse(&args.names)?,
+        names: Names::parse(&args.only.globs)?,
         extent: if args.all { Extent::All } else { Extent::Sample(args.sample) },
         seed: args.seed,
         mark: !args.no_mark,
@@ -43,8 +43,8 @@ fn ended(report: &VerifyReport, store: &str, args: &Verify) -> anyhow::Result<u8
     }
     match (report.is_empty(), report.counts.snapshots) {
         (false, _) => Ok(report.exit_code()),
-        (true, 0) if args.names.is_empty() => bail!("there is nothing to verify: {store} holds no snapshots"),
-        (true, 0) => bail!("there is nothing to verify: no snapshot in {store} matches {}", args.names.join(" ")),
+        (true, 0) if args.only.globs.is_empty() => bail!("there is nothing to verify: {store} holds no snapshots"),
+        (true, 0) => bail!("there is nothing to verify: no snapshot in {store} matches {}", args.only.globs.join(" ")),
         (true, n) => {
             bail!("nothing was verified: all {n} snapshots in {store} are marked as bad; give --all to look again")
         }
