@@ -13,6 +13,16 @@ use nix::sys::statfs::Statfs;
 
 use crate::error::{Error, Result};
 
+/// How the names of files begin that a restore has under way. No scan finds them, no restored database may be called so.
+pub(crate) const RESTORING: &[u8] = b".litesnap-restore-";
+/// The same for the sidecars of a database that is being replaced.
+pub(crate) const ASIDE: &[u8] = b".litesnap-aside-";
+
+/// Whether a file of this name is part of a restore under way.
+pub(crate) fn is_restoring(name: &[u8]) -> bool {
+    name.starts_with(RESTORING) || name.starts_with(ASIDE)
+}
+
 /// Renames `from` to `to` in the same directory and returns after the directory is synced.
 ///
 /// # Errors

@@ -442,7 +442,7 @@ impl Walk<'_> {
             let name = entry.file_name();
             let kind = entry.file_type();
             let bytes = name.to_bytes();
-            if bytes == b"." || bytes == b".." {
+            if bytes == b"." || bytes == b".." || crate::fs::is_restoring(bytes) {
                 continue;
             }
             let start = listing.names.len();

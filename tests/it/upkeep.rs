@@ -113,3 +113,15 @@ fn too_often_is_refused() {
     assert_eq!(ran.code, Some(2));
     assert!(ran.err.contains("--verify-every") && ran.err.lines().count() == 1, "{ran:#?}");
 }
+
+#[test]
+fn what_a_restore_has_under_way_is_not_backed_up() {
+    let place = Place::new();
+    let path = place.make("a.db", "delete", 1);
+    fs::copy(&path, place.data().join(".litesnap-restore-0123456789abcdef")).unwrap();
+    fs::copy(&path, place.data().join(".litesnap-aside-0123456789abcdef-wal")).unwrap();
+    for pattern in ["data", "data/*"] {
+        let ran: crate::place::Ran = place.replicate(pattern, &["--once"]).output().unwrap().into();
+        assert_eq!(ran.expect_code(0).count("databases"), 1, "{pattern}");
+    }
+}

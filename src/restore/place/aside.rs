@@ -18,9 +18,6 @@ use super::refusal::Refusal;
 use super::target::{SUFFIXES, Spot};
 use crate::fs::rename_within;
 
-/// Beginning of the names of what is set aside.
-pub(super) const ASIDE: &[u8] = b".litesnap-aside-";
-
 /// The sidecars of one target, set aside.
 #[derive(Debug)]
 pub(super) struct Aside(Vec<SetAside>);
@@ -121,7 +118,7 @@ fn unlink(spot: &Spot, name: &OsStr) -> io::Result<()> {
 }
 
 fn aside_name(spot: &Spot, suffix: &str) -> OsString {
-    let mut name = ASIDE.to_vec();
+    let mut name = crate::fs::ASIDE.to_vec();
     name.extend_from_slice(super::pending::name_hash(&spot.name).as_bytes());
     name.extend_from_slice(suffix.as_bytes());
     OsString::from_vec(name)

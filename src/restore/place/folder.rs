@@ -143,7 +143,7 @@ pub(super) fn parts_of(path: &OsStr) -> Result<(Vec<&OsStr>, OsString), Refusal>
         }
     }
     let name = parts.pop().expect("split yields at least one part");
-    if name.as_bytes().starts_with(super::pending::TEMP) || name.as_bytes().starts_with(super::aside::ASIDE) {
+    if crate::fs::is_restoring(name.as_bytes()) {
         return Err(unsafe_path("ends in a name that litesnap keeps for its own temporary files"));
     }
     Ok((parts, name.to_owned()))

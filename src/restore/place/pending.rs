@@ -26,11 +26,8 @@ use super::refusal::{IN_USE, IO_ERROR, Refusal, UNSAFE_PATH, UNWRITABLE};
 use super::target::Spot;
 use super::{Placed, aside};
 use crate::clock::SECOND;
-use crate::fs::shown;
+use crate::fs::{RESTORING, shown};
 use crate::object::Description;
-
-/// Beginning of the names of temporary files.
-pub(super) const TEMP: &[u8] = b".litesnap-restore-";
 
 /// How often the name is taken anew when others remove it between two steps.
 const ATTEMPTS_MAX: usize = 100;
@@ -273,7 +270,7 @@ fn time_spec(nanos: i64) -> TimeSpec {
 }
 
 fn temp_name(target: &OsStr) -> OsString {
-    let mut name = TEMP.to_vec();
+    let mut name = RESTORING.to_vec();
     name.extend_from_slice(name_hash(target).as_bytes());
     OsString::from_vec(name)
 }

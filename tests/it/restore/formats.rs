@@ -107,7 +107,7 @@ fn a_live_wal_comes_back_as_part_of_the_database() {
 }
 
 #[test]
-#[ignore = "1 GiB of pages: scripts/slow-tests runs it"]
+#[ignore = "1 GiB of pages: .ci/run runs it"]
 fn beyond_the_lock_byte_page() {
     let place = Place::new();
     let path = place.db("large.db");
