@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures_util::{StreamExt, stream};
@@ -34,6 +35,8 @@ const MEMORY: u64 = 24 << 20;
 const LARGE_AT_ONCE: usize = 3;
 /// Pieces of a large object that may wait for the thread that works on it; one is what came in one read from the network.
 const PIECES: usize = 16;
+/// How long requests under way may go on after a stop was asked for.
+const GRACE: Duration = Duration::from_secs(5);
 /// Failures in a row, all of the store as a whole, after which nothing further is asked of it.
 const DOWN_AFTER: u32 = 8;
 
@@ -116,7 +119,10 @@ impl FetchError {
 }
 
 /// The bytes of an object, read as they come.
-pub struct Body(Bytewise);
+pub struct Body {
+    bytes: Bytewise,
+    control: Arc<Control>,
+}
 
 enum Bytewise {
     /// In memory; the permit is the budget's.
@@ -135,8 +141,10 @@ impl std::fmt::Debug for Body {
 
 impl Read for Body {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match &mut self.0 {
+        match &mut self.bytes {
             Bytewise::Whole(bytes, _) => bytes.read(buf),
+            // A large one takes its time: a stop need not wait for it.
+            _ if self.control.is_stopped() => Err(stopped()),
             Bytewise::File(file) => file.read(buf),
             Bytewise::Coming { piece, more } => {
                 while piece.is_empty() {
@@ -291,11 +299,13 @@ impl Access {
     /// # Errors
     /// See [`FetchError`].
     pub fn describe_key(&self, key: &str) -> Result<(Description, u64), FetchError> {
-        self.runtime.block_on(async {
+        let describe = async {
             let (end, size) = self.end(key, TAIL_LEN_USUAL as u64).await?;
             let description = self.read_described(&Self::at(key, size), end).await?;
             Ok((description, size))
-        })
+        };
+        let described = self.runtime.block_on(until_given_up(&self.control, describe));
+        described.unwrap_or(Err(FetchError::Untried))
     }
 
     /// The bytes of a small object, a tombstone or a marker: the last `len_max` of them if there are more.
@@ -303,7 +313,8 @@ impl Access {
     /// # Errors
     /// See [`FetchError`]; never [`FetchError::Object`].
     pub fn read_small(&self, key: &str, len_max: u64) -> Result<Bytes, FetchError> {
-        self.runtime.block_on(self.end(key, len_max)).map(|(end, _)| end)
+        let end = self.runtime.block_on(until_given_up(&self.control, self.end(key, len_max)));
+        end.unwrap_or(Err(FetchError::Untried)).map(|(end, _)| end)
     }
 
     fn at(key: &str, size: u64) -> Wanted {
@@ -346,10 +357,13 @@ impl Access {
         if self.stops() {
             return Err(FetchError::Untried);
         }
-        let got = match open(&self.store, wanted, range).await {
-            Ok(got) => got.bytes().await,
-            Err(e) => Err(e),
+        let get = async {
+            match open(&self.store, wanted, range).await {
+                Ok(got) => got.bytes().await,
+                Err(e) => Err(e),
+            }
         };
+        let got = until_given_up(&self.control, get).await.ok_or(FetchError::Untried)?;
         self.health.note(&self.store, got)
     }
 
@@ -448,19 +462,25 @@ impl Access {
         ready: impl FnOnce(Result<Body, FetchError>) -> F + Send + 'static,
         fetched: mpsc::Sender<F>,
     ) {
-        let (store, health) = (Arc::clone(&self.store), Arc::clone(&self.health));
+        let (store, health, control) = (Arc::clone(&self.store), Arc::clone(&self.health), Arc::clone(&self.control));
         self.runtime.spawn(async move {
-            let mut body = whole(&store, &wanted).await;
-            if is_broken_off(&body, wanted.size) {
-                body = whole(&store, &wanted).await;
-            }
-            let broken_off = is_broken_off(&body, wanted.size);
-            let body = match health.note(&store, body) {
-                Ok(_) if broken_off => Err(ended_early()),
-                Ok(Arrived::File(file)) => Ok(Body(Bytewise::File(file))),
-                Ok(Arrived::Bytes(bytes)) => Ok(Body(Bytewise::Whole(bytes.reader(), Some(permit)))),
-                Err(e) => Err(e),
+            let fetch = async {
+                let body = whole(&store, &wanted).await;
+                if is_broken_off(&body, wanted.size) { whole(&store, &wanted).await } else { body }
             };
+            let body = match until_given_up(&control, fetch).await {
+                Some(body) => {
+                    let is_broken_off = is_broken_off(&body, wanted.size);
+                    let whole = |arrived| if is_broken_off { Err(ended_early()) } else { Ok(arrived) };
+                    health.note(&store, body).and_then(whole)
+                }
+                None => Err(FetchError::Untried),
+            };
+            let body = body.map(|arrived| match arrived {
+                Arrived::File(file) => Bytewise::File(file),
+                Arrived::Bytes(bytes) => Bytewise::Whole(bytes.reader(), Some(permit)),
+            });
+            let body = body.map(|bytes| Body { bytes, control });
             // Whoever works on them is there until the last sender is gone.
             fetched.send(ready(body)).await.ok();
             // Not before: what waits to be worked on may be an open file.
@@ -470,16 +490,27 @@ impl Access {
 
     /// Begins to fetch a large object; its pieces arrive while it is read.
     fn stream(&self, wanted: Wanted, slot: OwnedSemaphorePermit) -> Result<Body, FetchError> {
-        let got = self.runtime.block_on(open(&self.store, &wanted, 0..wanted.size));
+        let opening = until_given_up(&self.control, open(&self.store, &wanted, 0..wanted.size));
+        let got = self.runtime.block_on(opening).ok_or(FetchError::Untried)?;
         let got = self.health.note(&self.store, got)?;
+        let body = |bytes| Body { bytes, control: Arc::clone(&self.control) };
         if let GetResultPayload::File(file, _) = got.payload {
-            return file_part(file, got.range).map(|file| Body(Bytewise::File(file))).map_err(unreadable);
+            return file_part(file, got.range).map(|file| body(Bytewise::File(file))).map_err(unreadable);
         }
         let (pieces, more) = mpsc::channel(PIECES);
+        let control = Arc::clone(&self.control);
         self.runtime.spawn(async move {
             let mut arriving = got.into_stream();
             let mut missing = wanted.size;
-            while let Some(piece) = arriving.next().await {
+            loop {
+                let piece = tokio::select! {
+                    piece = arriving.next() => piece,
+                    () = control.until_stopped() => {
+                        pieces.send(Err(stopped())).await.ok();
+                        return;
+                    }
+                };
+                let Some(piece) = piece else { break };
                 let piece = piece.map_err(|e| io::Error::other(classify(&e).to_string()));
                 missing = missing.saturating_sub(piece.as_ref().map_or(0, |p| p.len() as u64));
                 if pieces.send(piece).await.is_err() {
@@ -491,8 +522,24 @@ impl Access {
             }
             drop(slot);
         });
-        Ok(Body(Bytewise::Coming { piece: Bytes::new(), more }))
+        Ok(body(Bytewise::Coming { piece: Bytes::new(), more }))
     }
+}
+
+/// What `request` gives, unless a stop was asked for and it has not come a while after that.
+async fn until_given_up<F: Future>(control: &Control, request: F) -> Option<F::Output> {
+    tokio::select! {
+        biased;
+        got = request => Some(got),
+        () = async {
+            control.until_stopped().await;
+            tokio::time::sleep(GRACE).await;
+        } => None,
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("stopped before it was complete")
 }
 
 /// What came of one request for a whole object.

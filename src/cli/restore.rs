@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{MatchArgs, StoreArgs};
 
@@ -17,21 +17,21 @@ Exit codes: 0 all that was asked for is there; 1 some database is not, or not as
 not be reached or refused us; 130/143 interrupted.";
 
 #[derive(Debug, Args)]
-#[command(after_help = AFTER)]
+#[command(after_help = AFTER, group(ArgGroup::new("target").required(true).args(["into", "in_place", "output"])))]
 pub(crate) struct Restore {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
     /// Restore below this folder, each database under its name in the store
-    #[arg(long, value_name = "DIR", required_unless_present_any = ["in_place", "output"])]
+    #[arg(long, value_name = "DIR")]
     pub(crate) into: Option<PathBuf>,
 
     /// Restore each database to the path that it was read from
-    #[arg(long, conflicts_with = "into")]
+    #[arg(long)]
     pub(crate) in_place: bool,
 
     /// Restore exactly one database to this file; - writes it to standard output
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["into", "in_place"])]
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
 
     #[command(flatten)]

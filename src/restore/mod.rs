@@ -15,7 +15,7 @@ mod single;
 use std::path::PathBuf;
 
 pub use report::RestoreReport;
-pub use run::restore;
+pub use run::{ToDo, restore};
 pub use single::restore_to;
 
 use crate::names::Names;
@@ -50,6 +50,8 @@ pub struct RestoreOptions {
     pub force: bool,
     /// Leave what is there, and count it.
     pub skip_existing: bool,
+    /// Only find out what would be done.
+    pub dry_run: bool,
     /// What SQLite is asked about each before it takes its place.
     pub check: Check,
 }

@@ -9,7 +9,7 @@ use rusqlite::types::{Value, ValueRef};
 
 use super::outcomes::Outcomes;
 use super::{RestoreOptions, Target};
-use crate::access::{Access, Wanted};
+use crate::access::{Access, FetchError, Wanted};
 use crate::catalogue::{Catalogue, Database, Location, Snapshot};
 use crate::error::{Error, Result};
 use crate::layout::decode_segment;
@@ -160,7 +160,7 @@ impl Plan {
 
     /// Asks each object where its database was.
     fn find_original_paths(&self, access: &Access, outcomes: &Outcomes) -> Result<()> {
-        let mut items = self.items()?;
+        let mut items = self.items();
         let tasks = std::iter::from_fn(|| items.next()).map(|item| {
             let wanted = item.wanted.clone();
             (item, wanted)
@@ -171,6 +171,8 @@ impl Plan {
         access.describe_each::<_, Error>(tasks, |item, description| {
             let description = match description {
                 Ok(description) => description,
+                // Ends the whole, below.
+                Err(FetchError::Untried) => return Ok(()),
                 Err(e) => return outcomes.fetch_failed(&item.name, &e),
             };
             if !is_plain_absolute(&description.path) {
@@ -184,7 +186,14 @@ impl Plan {
                 .map_err(scratch::failed)
         })?;
         tx.commit().map_err(scratch::failed)?;
-        drop(items);
+        if let Some(signal) = access.control.stop_signal() {
+            return Err(Error::Interrupted { signal });
+        }
+        if let Some(failure) = access.down() {
+            let what = format!("cannot read from {}: {failure}", access.store.name);
+            return Err(Error::Store { what });
+        }
+        items.end()?;
         self.take_over(&found)
     }
 
@@ -236,19 +245,9 @@ impl Plan {
         Ok(())
     }
 
-    /// Calls `visit` with each item, by name.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the temporary database fails.
-    pub fn each(&self, mut visit: impl FnMut(Item)) -> Result<()> {
-        let mut items = self.items()?;
-        items.by_ref().for_each(&mut visit);
-        items.end()
-    }
-
     /// All that is to be restored, by name. A failure of the temporary database ends it and is told by [`Items::end`].
-    pub(super) fn items(&self) -> Result<Items<'_>> {
-        Items::new(&self.rows)
+    pub(super) fn items(&self) -> Items<'_> {
+        Items { rows: &self.rows, page: Vec::new().into_iter(), last: 0, failed: None }
     }
 }
 
@@ -262,11 +261,7 @@ pub(super) struct Items<'a> {
 
 const PAGE: i64 = 500;
 
-impl<'a> Items<'a> {
-    fn new(rows: &'a Connection) -> Result<Self> {
-        Ok(Self { rows, page: Vec::new().into_iter(), last: 0, failed: None })
-    }
-
+impl Items<'_> {
     /// Whether all were read.
     pub(super) fn end(self) -> Result<()> {
         self.failed.map_or(Ok(()), |e| Err(scratch::failed(e)))

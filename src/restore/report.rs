@@ -21,6 +21,8 @@ pub(super) const HOSTS_MAX: usize = 8;
 pub struct RestoreReport {
     /// What the plan came to.
     pub plan: Counts,
+    /// Databases that were neither there already nor refused from the start: one GET each.
+    pub to_do: u64,
     /// Databases that are back, durable under their names.
     pub restored: u64,
     /// That were there already, as they were to be.
@@ -126,11 +128,14 @@ impl RestoreReport {
     pub fn plan_line(&self) -> String {
         let Counts { databases, bytes, deleted, later, older, .. } = self.plan;
         format!(
-            "{databases} databases, {bytes} bytes stored, about {databases} GETs after {} LISTs and {} GETs for the plan; \
-             {deleted} left out as deleted, {later} as later, {older} from an older snapshot, {} cannot be restored",
+            "databases={databases} stored_bytes={bytes} unchanged={} skipped={} failed={} deleted={deleted} later={later} \
+             older={older} gets_to_come={} lists={} gets={}",
+            self.unchanged,
+            self.skipped,
+            self.failed(),
+            self.to_do,
             self.requests.of(Verb::List),
             self.requests.of(Verb::Get),
-            self.failed(),
         )
     }
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::check::check_file;
 use super::outcomes::Outcomes;
 use super::place::{Found, Pending, Permissions, Placed, Placer, Refusal, Root};
-use super::plan::{Item, Plan};
+use super::plan::{Counts, Item, Items, Plan};
 use super::report::{HOSTS_MAX, RestoreReport};
 use super::{RestoreOptions, Target};
 use crate::access::{Access, Body, FetchError};
@@ -62,8 +62,76 @@ impl Tally {
     }
 }
 
-/// Restores what `options` ask for. `planned` is shown the plan before anything is done and says whether to go on: a dry
-/// run ends there.
+/// Databases that nothing is to be done about any more.
+const SETTLED: &str = "CREATE TABLE settled(name TEXT PRIMARY KEY) WITHOUT ROWID";
+
+/// What of a plan is to be done: all but what is there already, or may not be touched.
+#[derive(Debug)]
+pub struct ToDo<'a> {
+    plan: &'a Plan,
+    settled: &'a rusqlite::Connection,
+}
+
+impl ToDo<'_> {
+    /// What the whole plan comes to.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.plan.counts()
+    }
+
+    /// Calls `visit` with each database that is to be restored, by name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the temporary database fails.
+    pub fn each(&self, visit: impl FnMut(Item)) -> Result<()> {
+        let mut remaining = self.remaining();
+        remaining.by_ref().for_each(visit);
+        remaining.end()
+    }
+
+    fn remaining(&self) -> Remaining<'_> {
+        Remaining { items: self.plan.items(), settled: self.settled, failed: None }
+    }
+}
+
+/// The items that are to be restored. A failure of the temporary database ends them, and is told by [`Remaining::end`].
+struct Remaining<'a> {
+    items: Items<'a>,
+    settled: &'a rusqlite::Connection,
+    failed: Option<rusqlite::Error>,
+}
+
+impl Remaining<'_> {
+    fn end(self) -> Result<()> {
+        self.failed.map_or(Ok(()), |e| Err(scratch::failed(e)))?;
+        self.items.end()
+    }
+
+    fn is_settled(&self, name: &str) -> rusqlite::Result<bool> {
+        self.settled.prepare_cached("SELECT 1 FROM settled WHERE name=?1")?.exists([name])
+    }
+}
+
+impl Iterator for Remaining<'_> {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            let item = self.items.next()?;
+            match self.is_settled(&item.name) {
+                Ok(true) => {}
+                Ok(false) => return Some(item),
+                Err(e) => {
+                    self.failed = Some(e);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Restores what `options` ask for; in a dry run, only finds out what that would be. `planned` is shown what is to be done
+/// before anything is.
 ///
 /// # Errors
 /// Nothing was done: the store cannot be listed, nothing is there to be restored ([`Error::Nothing`]), or more than one database for
@@ -72,7 +140,7 @@ pub fn restore(
     access: &Access,
     options: &RestoreOptions,
     observer: &Arc<dyn Observer>,
-    planned: impl FnOnce(&Plan) -> Result<bool>,
+    planned: impl FnOnce(&ToDo<'_>) -> Result<()>,
 ) -> Result<RestoreReport> {
     let started = Instant::now();
     let before = access.store.requests.snapshot();
@@ -81,12 +149,17 @@ pub fn restore(
     let plan = Plan::make(access, &catalogue, options, &outcomes)?;
     drop(catalogue);
     refuse_nothing(access, options, &plan, &outcomes)?;
-    let go_on = planned(&plan)?;
     let run = Run::new(access, options, outcomes, observer)?;
-    if go_on {
-        run.carry_out(&plan)?;
+    let settled = scratch::open(SETTLED)?;
+    run.compare_existing(&plan, &settled)?;
+    let to_do = ToDo { plan: &plan, settled: &settled };
+    planned(&to_do)?;
+    if !options.dry_run {
+        run.carry_out(&to_do)?;
     }
-    run.report(&plan, &before, started)
+    let settled: i64 =
+        settled.query_row("SELECT count(*) FROM settled", [], |row| row.get(0)).map_err(scratch::failed)?;
+    run.report(&plan, settled.cast_unsigned(), &before, started)
 }
 
 /// Nothing to restore is an error that says why.
@@ -164,52 +237,40 @@ impl<'a> Run<'a> {
         Ok(Self { access, options, placer: Placer::open(root, permissions)?, tally: Arc::new(tally), observer })
     }
 
-    fn carry_out(&self, plan: &Plan) -> Result<()> {
-        self.observer.planned(plan.counts().databases);
-        let there = scratch::open("CREATE TABLE there(name TEXT PRIMARY KEY) WITHOUT ROWID")?;
-        self.compare_existing(plan, &there)?;
-        let mut items = plan.items()?;
-        let missing = std::iter::from_fn(|| {
-            items.by_ref().find(|item| {
-                let is_there = there
-                    .prepare_cached("SELECT 1 FROM there WHERE name=?1")
-                    .and_then(|mut known| known.exists([&item.name]));
-                !is_there.unwrap_or_else(|e| {
-                    self.tally.or_fatal(Err(scratch::failed(e)));
-                    true
-                })
-            })
-        });
-        let tasks = missing.take_while(|_| self.tally.fatal.lock().is_none()).map(|item| {
+    fn carry_out(&self, to_do: &ToDo<'_>) -> Result<()> {
+        let mut remaining = to_do.remaining();
+        let next = std::iter::from_fn(|| remaining.next()).take_while(|_| self.tally.fatal.lock().is_none());
+        let tasks = next.map(|item| {
             let wanted = item.wanted.clone();
             (item, wanted)
         });
         self.access.for_each_object(tasks, |item, body| self.restore_one(&item, body));
         self.placer.flush();
         self.observer.finished();
-        items.end()?;
+        remaining.end()?;
         self.tally.fatal.lock().take().map_or(Ok(()), Err)
     }
 
     /// Settles every database whose target is there already: identical, to be left, refused; and those that cannot be
     /// placed. Their names go into `settled`. What is to be replaced is left to be fetched.
     fn compare_existing(&self, plan: &Plan, settled: &rusqlite::Connection) -> Result<()> {
+        self.observer.planned(plan.counts().databases);
         settled.execute_batch("BEGIN").map_err(scratch::failed)?;
         let settle = |item: &Item| -> Result<()> {
             self.observer.done(0);
             settled
-                .prepare_cached("INSERT OR IGNORE INTO there VALUES(?1)")
+                .prepare_cached("INSERT OR IGNORE INTO settled VALUES(?1)")
                 .and_then(|mut insert| insert.execute([&item.name]))
                 .map(drop)
                 .map_err(scratch::failed)
         };
-        let mut items = plan.items()?;
+        let mut items = plan.items();
         loop {
             let mut group = Vec::new();
             let mut any = false;
             for item in items.by_ref().take(COMPARED_AT_ONCE) {
                 any = true;
-                match self.placer.look(&item.target) {
+                match self.look(&item) {
                     Ok(Found::Nothing) => {}
                     Ok(Found::Existing(_)) if self.options.skip_existing => {
                         self.tally.skipped.fetch_add(1, Ordering::Relaxed);
@@ -231,6 +292,14 @@ impl<'a> Run<'a> {
         }
         items.end()?;
         settled.execute_batch("COMMIT").map_err(scratch::failed)
+    }
+
+    /// What is at the target. A dry run also finds out whether something could be put there.
+    fn look(&self, item: &Item) -> Result<Found, Refusal> {
+        match self.placer.look(&item.target)? {
+            Found::Nothing if self.options.dry_run => self.placer.permit(&item.target),
+            found => Ok(found),
+        }
     }
 
     /// Compares what is there with what is to be restored; returns the databases that are settled thereby.
@@ -259,6 +328,7 @@ impl<'a> Run<'a> {
             }
         };
         let settled = match self.placer.is_identical(&item.target, &description) {
+            Ok(true) if self.options.dry_run => Ok(true),
             Ok(true) => self.placer.keep(&item.target).map(|()| true),
             Ok(false) => self.placer.permit(&item.target).map(|_| false),
             Err(e) => Err(Refusal { word: "unreadable", detail: format!("what is there cannot be read: {e}") }),
@@ -296,21 +366,27 @@ impl<'a> Run<'a> {
         };
         match self.write(item, body) {
             Ok(()) => {}
-            Err(refusal) => {
+            // A large one that a stop cut off.
+            Err(Unrestored::Stopped) => {
+                self.not_fetched(item, &FetchError::Untried);
+                self.observer.done(0);
+            }
+            Err(Unrestored::Refused(refusal)) => {
                 self.tally.refused(&item.name, &refusal);
                 self.observer.done(0);
             }
         }
     }
 
-    fn write(&self, item: &Item, body: Body) -> Result<(), Refusal> {
+    fn write(&self, item: &Item, body: Body) -> Result<(), Unrestored> {
         let mut file = BufWriter::with_capacity(WRITE_AT_ONCE, self.placer.begin(&item.target)?);
         let decoded = self.access.decode(&item.wanted.location, body, &mut file);
         let unwritten = |e: &std::io::Error, file: &BufWriter<Pending>| file.get_ref().refusal(e);
         let description = match decoded {
             Ok(description) => description,
-            Err(ObjectError::Write(e)) => return Err(unwritten(&e, &file)),
-            Err(e) => return Err(not_decoded(item, &e)),
+            Err(ObjectError::Write(e)) => return Err(unwritten(&e, &file).into()),
+            Err(ObjectError::Read(_)) if self.access.control.is_stopped() => return Err(Unrestored::Stopped),
+            Err(e) => return Err(not_decoded(item, &e).into()),
         };
         let pending = file.into_inner().map_err(|e| {
             let (error, file) = e.into_parts();
@@ -335,7 +411,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn report(self, plan: &Plan, before: &RequestCounts, started: Instant) -> Result<RestoreReport> {
+    fn report(self, plan: &Plan, settled: u64, before: &RequestCounts, started: Instant) -> Result<RestoreReport> {
         let Self { access, placer, tally, .. } = self;
         drop(placer);
         let tally = Arc::into_inner(tally).expect("whoever places files is done with them");
@@ -343,6 +419,7 @@ impl<'a> Run<'a> {
         let store_down = access.down().or_else(|| access.last_failure().filter(|_| nothing_came));
         Ok(RestoreReport {
             plan: plan.counts(),
+            to_do: plan.counts().databases.saturating_sub(settled),
             restored: tally.restored.into_inner(),
             unchanged: tally.unchanged.into_inner(),
             skipped: tally.skipped.into_inner(),
@@ -356,6 +433,18 @@ impl<'a> Run<'a> {
             store_down,
             interrupted: access.control.stop_signal(),
         })
+    }
+}
+
+/// Why one database was not restored.
+enum Unrestored {
+    Refused(Refusal),
+    Stopped,
+}
+
+impl From<Refusal> for Unrestored {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 

@@ -9,7 +9,7 @@ use super::outcomes::Outcomes;
 use super::plan::Plan;
 use super::run::{refuse_nothing, too_many};
 use crate::access::{Access, FetchError};
-use crate::error::{Error, Failure, Result};
+use crate::error::{Error, Failure, Reason, Result};
 use crate::object::Description;
 use crate::scratch;
 
@@ -26,7 +26,7 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
     if plan.counts().databases > 1 {
         return Err(too_many(plan.counts().databases));
     }
-    let mut items = plan.items()?;
+    let mut items = plan.items();
     let Some(item) = items.next() else {
         items.end()?;
         let mut why = None;
@@ -46,11 +46,14 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
     });
     let description = match fetched.into_inner() {
         Some(Ok(description)) => description,
+        Some(Err(_)) | None if access.control.is_stopped() => {
+            return Err(Error::Interrupted { signal: access.control.stop_signal().unwrap_or(15) });
+        }
         Some(Err(FetchError::Store(failure))) => return Err(store_failed(access, &failure)),
         Some(Err(e)) => {
             return Err(Error::Object { what: format!("{key}: {}: {}", e.word(), crate::record::chain(&e)) });
         }
-        None => return Err(Error::Interrupted { signal: access.control.stop_signal().unwrap_or(15) }),
+        None => return Err(store_failed(access, &Failure::new(Reason::StoreUnreachable, "it was not asked"))),
     };
     check_file(file.as_fd(), options.check)
         .map_err(|found| Error::Object { what: format!("{key}: corrupt: SQLite finds it corrupt: {found}") })?;

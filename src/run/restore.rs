@@ -1,6 +1,7 @@
 //! `litesnap restore`: databases back from the store.
 
 use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +12,8 @@ use litesnap::error::Error;
 use litesnap::fs::{absolute, shown};
 use litesnap::names::{Names, decoded};
 use litesnap::restore::check::Check;
-use litesnap::restore::plan::{Item, Plan};
-use litesnap::restore::{RestoreOptions, RestoreReport, Target, restore as bring_back, restore_to};
+use litesnap::restore::plan::{Counts, Item};
+use litesnap::restore::{RestoreOptions, RestoreReport, Target, ToDo, restore as bring_back, restore_to};
 
 use super::{access, ignore_closed};
 use crate::cli::{CheckArg, Restore};
@@ -27,19 +28,13 @@ pub(crate) fn restore(args: Restore, bar: Bar) -> anyhow::Result<u8> {
         return nothing_may_be(&args, written.map(|_| 0));
     }
     let observer = Arc::new(bar) as Arc<dyn litesnap::cycle::Observer>;
-    let done = bring_back(&access, &options, &observer, |plan| {
+    let done = bring_back(&access, &options, &observer, |to_do| {
         if args.dry_run {
-            print_plan(plan, &args, &options.target)?;
-            return Ok(false);
+            return print_plan(to_do, &args, &options.target);
         }
-        let counts = plan.counts();
-        log::info!(
-            "restoring {} databases from {}, {} bytes stored",
-            counts.databases,
-            access.store.name,
-            counts.bytes
-        );
-        Ok(true)
+        let Counts { databases, bytes, .. } = to_do.counts();
+        log::info!("to be restored from {}: databases={databases} stored_bytes={bytes}", access.store.name);
+        Ok(())
     });
     let report = match done {
         Ok(report) => report,
@@ -64,7 +59,17 @@ fn options(args: &Restore) -> anyhow::Result<RestoreOptions> {
     let cwd = std::env::current_dir().context("cannot tell the current folder")?;
     let now_ms = SystemClock.now() / MILLISECOND;
     let target = match (&args.into, &args.output) {
+        (Some(dir), _) if dir == Path::new("-") => {
+            return Err(
+                Error::Usage("--into names a folder; -o - writes one database to standard output".into()).into()
+            );
+        }
         (Some(dir), _) => Target::Into(absolute(dir, &cwd)),
+        (None, Some(file)) if file.as_os_str().as_bytes().ends_with(b"/") => {
+            let what = format!("-o names a file, and {} names a folder: give -o FILE or --into DIR", file.display());
+            return Err(Error::Usage(what).into());
+        }
+        (None, Some(file)) if file == Path::new("-") => Target::File(file.clone()),
         (None, Some(file)) => Target::File(absolute(file, &cwd)),
         (None, None) => Target::InPlace,
     };
@@ -76,6 +81,7 @@ fn options(args: &Restore) -> anyhow::Result<RestoreOptions> {
         include_bad: args.include_bad,
         force: args.force,
         skip_existing: args.if_db_not_exists,
+        dry_run: args.dry_run,
         check: match args.check {
             None => Check::None,
             Some(CheckArg::Quick) => Check::Quick,
@@ -95,10 +101,10 @@ fn nothing_may_be(args: &Restore, done: litesnap::error::Result<u8>) -> anyhow::
     }
 }
 
-fn print_plan(plan: &Plan, args: &Restore, target: &Target) -> litesnap::error::Result<()> {
+fn print_plan(to_do: &ToDo<'_>, args: &Restore, target: &Target) -> litesnap::error::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
-    plan.each(|item| {
+    to_do.each(|item| {
         if written.is_ok() {
             written = writeln!(out, "{}", planned_line(&item, args.json, target));
         }

@@ -188,12 +188,35 @@ fn killed_at_any_moment_each_target_is_the_old_file_or_the_new_one() {
 }
 
 #[test]
+fn a_dry_run_tells_what_the_run_would_refuse() {
+    let place = stored();
+    place.make("b.db", "delete", 1);
+    place.once().expect_code(0);
+    let dry = ["--into", "back", "--dry-run"];
+    restore(&place, &["--into", "back"]).expect_code(0);
+    let all_there = restore(&place, &dry).expect_code(0);
+    assert!(all_there.out.is_empty() && all_there.err.contains("unchanged=2"), "{all_there:#?}");
+    fs::write(back(&place, "a.db"), "something else").unwrap();
+    let refused = restore(&place, &dry).expect_code(1);
+    refused.expect_failure(Path::new(shown(&place, "a.db").as_str()), "target-exists");
+    assert!(refused.err.contains("gets_to_come=0"), "{refused:#?}");
+    fs::remove_file(back(&place, "a.db")).unwrap();
+    fs::write(format!("{}-wal", back(&place, "a.db").display()), "x").unwrap();
+    restore(&place, &dry).expect_code(1).expect_failure(Path::new(shown(&place, "a.db").as_str()), "sidecar");
+    let forced = restore(&place, &["--into", "back", "--dry-run", "--force"]).expect_code(0);
+    assert!(forced.out.lines().count() == 1 && forced.err.contains("gets_to_come=1"), "{forced:#?}");
+    assert!(!back(&place, "a.db").exists());
+}
+
+#[test]
 fn bad_input_gets_one_line() {
     let place = stored();
     for (args, part) in [
         (vec![], "--into"),
         (vec!["--into", "back", "--in-place"], "--in-place"),
         (vec!["--into", "back", "-o", "x"], "--into"),
+        (vec!["--into", "-"], "-o -"),
+        (vec!["-o", "folder/"], "--into DIR"),
         (vec!["--into", "back", "--at", "yesterday"], "such as 2026-11-21T06:00:00Z"),
         (vec!["--into", "back", "--match", "[a"], "[a"),
         (vec!["--into", "back", "--check", "hard"], "quick"),

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use rusqlite::Connection;
 
-use crate::place::{Place, Ran, rows};
+use crate::place::{Place, Ran, Running, eventually, rows};
 use crate::s3_server::{Fault, S3Server};
 
 /// A place whose databases are stored on a server of its own.
@@ -128,4 +130,21 @@ fn a_copy_of_a_store_under_another_prefix_is_told_and_restored() {
     assert!(refused.out.contains("--moved-from"), "{refused:#?}");
     let ran = cloud.place.run(&["restore", "--store", "copy", "--into", "back", "--moved-from", "p"]).expect_code(0);
     assert_eq!(ran.count("restored"), 3);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_server_that_hangs() {
+    for target in
+        [&["--into", "back"][..], &["--in-place"], &["--in-place", "--dry-run"], &["-o", "-", "--match", "0.db"]]
+    {
+        let cloud = Cloud::stored(3);
+        cloud.server.fail_from(2, Fault::Hang);
+        let running = Running::start(cloud.command(target));
+        assert!(eventually(Duration::from_secs(20), || cloud.server.log().len() >= 2));
+        running.signal(Signal::SIGINT);
+        let ran = running.wait(Duration::from_secs(30));
+        assert_eq!(ran.code, Some(130), "{target:?}: {ran:#?}");
+        assert!(!ran.out.contains("untried: "), "a stop is no failure of a database: {ran:#?}");
+        assert!(!cloud.place.path().join("back").join(cloud.name("0.db").trim_start_matches('/')).exists());
+    }
 }
