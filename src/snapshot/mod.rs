@@ -42,6 +42,9 @@ const BUSY_MAX: Duration = Duration::from_millis(100);
 const BUSY_PER_CYCLE: Duration = Duration::from_secs(20);
 /// Between two looks at a lock.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
+/// So often, a pause apart, a missing `-wal` is looked for under a connection: an application that is just opening, on a
+/// loaded machine, is not one whose log was deleted.
+const WAL_LOOKS: u32 = 20;
 
 /// A snapshot: what one database held at one commit.
 #[derive(Debug)]
@@ -200,13 +203,19 @@ impl Reader {
     }
 
     /// A connection in WAL mode always has a `-wal`. If one is connected and there is none, somebody unlinked it, and
-    /// what that connection commits cannot be seen by anybody. Looked at three times: it may be just opening.
+    /// what that connection commits cannot be seen by anybody. Looked at for a while: it may be just opening, and with every
+    /// look that the file is still the one of this name, for the connection may be to one that was deleted or replaced.
     fn check_wal(&self, main: &Path, file: &File) -> Result<(), Failure> {
-        for _ in 0..3 {
+        for _ in 0..WAL_LOOKS {
             let there = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
             let holder = locks::anyone(file).map_err(|e| io_failure("look at its locks", &e))?;
             if there.wal.is_some() || holder.is_none() {
                 return check_writable(main, there);
+            }
+            match std::fs::metadata(main) {
+                Ok(named) if is_same(&named, file) => {}
+                Ok(_) => return Err(Failure::new(Reason::Busy, "it was replaced when it was about to be read")),
+                Err(e) => return Err(io_failure("look at it again", &e)),
             }
             self.control.pause(BUSY_PAUSE);
         }
@@ -255,6 +264,12 @@ impl Reader {
         let spent = |left: u64| Some(left.saturating_sub(ms));
         self.busy_left_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).ok();
     }
+}
+
+/// Whether `file` is the one of which `named` tells.
+fn is_same(named: &std::fs::Metadata, file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|open| (named.dev(), named.ino()) == (open.dev(), open.ino()))
 }
 
 /// Reading a WAL-mode database makes the sidecars that are missing, and only somebody who may write the main file can
