@@ -328,10 +328,10 @@ fn purge_erases_one_database_and_nothing_else() {
 #[test]
 fn names_that_no_text_says_are_listed_and_purged_by_their_prefix() {
     let stored = Stored::new();
+    let other = stored.snapshot("srv/a%20b.db", before(DAY));
     for prefix in ["srv/%FF.db", "srv/a%0Ab.db"] {
         let key = stored.snapshot(prefix, before(DAY));
-        let other = stored.snapshot("srv/a%20b.db", before(DAY));
-        let json = stored.run("list", &["--match", "srv/*b", "--match", "srv/?.db", "--json"]).expect_code(0).out;
+        let json = stored.run("list", &["--match", "srv/*", "--json"]).expect_code(0).out;
         let row: serde_json::Value = serde_json::from_str(json.lines().find(|l| l.contains(prefix)).unwrap()).unwrap();
         assert_eq!(row["prefix"], prefix);
         for name in [prefix.to_owned(), format!("/{prefix}")] {
@@ -340,7 +340,7 @@ fn names_that_no_text_says_are_listed_and_purged_by_their_prefix() {
         }
         one_line(&stored.run("purge", &[prefix]), 2, &["--yes"]);
         stored.run("purge", &[prefix, "--yes"]).expect_code(0);
-        assert_eq!(stored.left(), set([other]));
+        assert_eq!(stored.left(), set([other.clone()]));
         one_line(&stored.run("purge", &[prefix, "--yes"]), 1, &["no database"]);
         assert_eq!(stored.run("list", &["--snapshots", prefix]).code, Some(1));
     }
@@ -408,7 +408,9 @@ fn interrupted_it_says_so_and_another_run_goes_on() {
     }
     let command = stored.0.litesnap(&["prune", "--store", "store", "--keep-last", "1", "--delete-rate", "2"]);
     let running = Running::start(command);
-    assert!(eventually(Duration::from_secs(30), || stored.left().len() < 399));
+    // Only counted: what is read may go meanwhile.
+    let count = || fs::read_dir(stored.0.store().join("a.db")).unwrap().count();
+    assert!(eventually(Duration::from_secs(30), || count() < 399));
     running.signal(Signal::SIGINT);
     let ran = running.wait(Duration::from_secs(30)).expect_code(130);
     let left = stored.left();
