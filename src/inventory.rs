@@ -19,7 +19,7 @@ use crate::timestamp::Timestamp;
 pub struct DatabaseRow {
     /// Its name for people, and for `--match` and `--snapshots`.
     pub name: String,
-    /// Its key prefix below the store's, as it stands in keys.
+    /// Its key prefix below the store's, as it stands in keys; `--snapshots` and `purge` take it too.
     pub prefix: String,
     /// The time of its newest snapshot; `None` if there is none, only markers or tombstones.
     pub newest: Option<Timestamp>,

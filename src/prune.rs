@@ -26,6 +26,7 @@ use crate::error::{Error, Failure, Reason, Result};
 use crate::layout::{self, KeyKind};
 use crate::names::Names;
 use crate::retention::{Rules, Verdict};
+use crate::state::Beside;
 use crate::store::Leftovers;
 use crate::timestamp::Timestamp;
 use plan::{Plan, judge};
@@ -201,34 +202,62 @@ fn remove_leftovers(
 
 /// Removes everything of the database called `name`, its last copy too, if `is_confirmed`; else only tells what there is.
 ///
-/// `name` is the database's name with or without a leading slash, or its key prefix as it is in the store.
+/// `name` is the database's name with or without a leading slash, or its key prefix as it is in the store. A state that
+/// believes the database stored is asked, once nothing more will be removed, to have it stored again: the loop would else
+/// wait for its content to change. Ended before that, another purge asks, though it finds nothing to remove.
 ///
 /// # Errors
-/// As for [`prune`]. That there is no such database is none: see [`Holdings::is_empty`].
-pub fn purge(access: &Access, name: &str, is_confirmed: bool, observer: &dyn Observer) -> Result<PurgeReport> {
+/// As for [`prune`]; [`Error::State`] if the state cannot be asked. That there is no such database is none: see
+/// [`Holdings::is_empty`].
+pub fn purge(
+    access: &Access,
+    name: &str,
+    is_confirmed: bool,
+    state: Option<&Beside>,
+    observer: &dyn Observer,
+) -> Result<PurgeReport> {
     let (begun, requests) = (Instant::now(), access.store.requests.total());
-    let mut names = Names::exactly(name)?;
-    let (mut holdings, mut plan, mut prefixes) = everything_of(access, &names)?;
-    if holdings.is_empty()
-        && let Some(encoded) = Names::of_prefix(name.trim_start_matches('/'))
-    {
-        (holdings, plan, prefixes) = everything_of(access, &encoded)?;
-        names = encoded;
+    let readings = Names::readings(name)?;
+    let (mut names, mut found) = (&readings[0], everything_of(access, &readings[0])?);
+    for reading in &readings[1..] {
+        if found.0.is_empty() {
+            (names, found) = (reading, everything_of(access, reading)?);
+        }
     }
+    let (holdings, plan, prefixes) = found;
     let mut report = PruneReport { databases: u64::from(!holdings.is_empty()), ..PruneReport::default() };
     report.snapshots = holdings.snapshots;
     if is_confirmed && !holdings.is_empty() {
         // Whoever erases has decided: as fast as the store takes it.
         Remover::new(access, u32::MAX, observer).carry_out(&plan, &mut report)?;
-        remove_leftovers(access, &names, None, false, &|key| is_meant(&names, key), &mut report);
+        remove_leftovers(access, names, None, false, &|key| is_meant(names, key), &mut report);
         prefixes.iter().for_each(|prefix| access.store.remove_empty_dir(prefix));
         report.interrupted = access.control.stop_signal();
         let is_done = report.failed() == 0 && report.untried == 0 && report.interrupted.is_none();
         report.databases_removed = u64::from(is_done);
     }
+    let meant = if holdings.is_empty() { readings.as_slice() } else { std::slice::from_ref(names) };
+    let requested = state.filter(|_| is_confirmed).map(|state| request(state, meant)).transpose()?;
     report.requests = access.store.requests.total() - requests;
     report.elapsed = begun.elapsed();
-    Ok(PurgeReport { holdings, is_confirmed, removal: report })
+    Ok(PurgeReport { holdings, is_confirmed, removal: report, requested })
+}
+
+/// Asks the state to have stored again what the first of `readings` that means anything to it means; returns how many
+/// databases those are.
+fn request(state: &Beside, readings: &[Names]) -> Result<u64> {
+    for names in readings {
+        let mut ids = Vec::new();
+        state.each_believed(|believed| {
+            ids.extend(names.matches(&believed.name).then_some(believed.id));
+            Ok(())
+        })?;
+        if !ids.is_empty() {
+            state.request(&ids)?;
+            return Ok(ids.len() as u64);
+        }
+    }
+    Ok(0)
 }
 
 fn everything_of(access: &Access, names: &Names) -> Result<(Holdings, Plan, Vec<String>)> {

@@ -7,6 +7,7 @@
 mod image;
 mod ledger;
 mod mark;
+mod meanwhile;
 mod report;
 mod sample;
 mod turns;
@@ -91,13 +92,32 @@ pub fn verify(
     let judged_none = counts.checked + counts.missing == 0;
     let interrupted = access.control.stop_signal();
     if interrupted.is_none() {
+        counts.removed_meanwhile = meanwhile::removed(access, &options.names, &ledger, beside.as_ref())?;
+        counts.missing -= counts.removed_meanwhile;
         counts.requested = beside.map(|beside| request(&ledger, &beside, &mut counts.missing)).transpose()?;
-        counts.unmarked = if options.mark { mark::mark(access, &ledger, now)? } else { 0 };
+        if options.mark {
+            spare_a_store_elsewhere(&ledger, counts.checked)?;
+            (counts.marked, counts.unmarked) = mark::mark(access, &ledger, now)?;
+        }
     }
     counts.requests = access.store.requests.total() - requests;
     counts.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let store_down = access.down().or_else(|| store_failure.clone().filter(|_| judged_none));
     VerifyReport::new(counts, ledger, store_failure, store_down, interrupted)
+}
+
+/// If most of what was `checked` is under keys that are not its own, it is the store that is not where it is said to be:
+/// then none of it gets a marker for that.
+fn spare_a_store_elsewhere(ledger: &Ledger, checked: u64) -> Result<()> {
+    let wrong = ledger.findings_of(turns::WRONG_KEY)?;
+    if wrong <= 2 || wrong * 2 <= checked {
+        return Ok(());
+    }
+    log::warn!(
+        "{wrong} of {checked} snapshots are of a store that began elsewhere, or were moved; none is marked as bad for that: \
+         give the --store they were written to, or --moved-from"
+    );
+    ledger.unwant_markers(turns::WRONG_KEY)
 }
 
 /// Notes what the state believes stored, as far as it is meant.
@@ -129,7 +149,7 @@ fn choose(ledger: &Ledger, catalogue: &Catalogue, extent: Extent, seed: u64, com
                 let chosen = match extent {
                     Extent::All => true,
                     Extent::Sample(_) if snapshot.is_bad => {
-                        counts.marked += 1;
+                        counts.known_bad += 1;
                         continue;
                     }
                     Extent::Sample(share) => share.holds(rank),

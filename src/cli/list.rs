@@ -17,7 +17,8 @@ pub(crate) struct List {
     #[command(flatten)]
     pub(crate) only: MatchArgs,
 
-    /// Every snapshot of this one database, oldest first: its name as it is listed, or its path on its host
+    /// Every snapshot of this one database, oldest first: its name as it is listed, its path on its host, or its prefix as
+    /// --json shows it
     #[arg(long, value_name = "NAME", conflicts_with = "globs")]
     pub(crate) snapshots: Option<String>,
 

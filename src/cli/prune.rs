@@ -1,5 +1,6 @@
 //! `litesnap prune` and `litesnap purge`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,8 +20,8 @@ Exit codes: 0 done; 1 some object could not be removed; 2 usage; 3 the store cou
 130/143 interrupted: run it again to go on.";
 
 const PURGE_AFTER: &str =
-    "A database that is still on its host is stored again with its next change. A bucket that keeps \
-versions keeps old versions of what is deleted: remove those there.
+    "A database that is still on its host is stored again only when its content changes, unless --state-dir is given: \
+until then it has no backup. A bucket that keeps versions keeps old versions of what is deleted: remove those there.
 
 Exit codes: 0 nothing of it is left; 1 there is no such database, or some object could not be removed; 2 usage, or \
 --yes is missing; 3 the store could not be reached or refused us; 130/143 interrupted: run it again to go on.";
@@ -61,7 +62,7 @@ pub(crate) struct Prune {
 #[derive(Debug, Args)]
 #[command(after_help = PURGE_AFTER)]
 pub(crate) struct Purge {
-    /// The database, as `litesnap list` names it
+    /// The database, as `litesnap list` names it, or its prefix as `litesnap list --json` shows it
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
 
@@ -71,6 +72,10 @@ pub(crate) struct Purge {
     /// Do it; without this, only tell what there is
     #[arg(long)]
     pub(crate) yes: bool,
+
+    /// Have the `replicate` whose state is in this folder store the database again, if it is still on its host
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 
     /// Print the result as one JSON object
     #[arg(long)]

@@ -9,7 +9,8 @@ use super::{MatchArgs, StoreArgs, parse_switch};
 
 const AFTER: &str = "Words of findings: missing, truncated, wrong-hash, wrong-key, undecodable, foreign, corrupt (stored as it \
 was, and it was corrupt), unsupported-version (use a newer litesnap). Each but the first and the last gets a marker object, \
-which keeps older snapshots from being pruned for a bad one.
+which keeps older snapshots from being pruned for a bad one; wrong-key only where it is not the whole store that lies, or \
+is given, elsewhere than where it was written.
 
 Exit codes: 0 all that was looked at is good; 1 something is missing, bad or could not be looked at, or there is nothing to \
 look at; 2 usage or configuration; 3 the store could not be reached or refused us; 130/143 interrupted.";

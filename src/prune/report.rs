@@ -260,6 +260,8 @@ pub struct PurgeReport {
     pub is_confirmed: bool,
     /// What was removed.
     pub removal: PruneReport,
+    /// Databases that the state was asked to store again; `None` without a state, or if nothing was to be removed.
+    pub requested: Option<u64>,
 }
 
 impl PurgeReport {
@@ -284,6 +286,7 @@ impl PurgeReport {
             },
             "confirmed": self.is_confirmed,
             "removal": self.is_confirmed.then(|| self.removal.value()),
+            "requested": self.requested,
             "exit_code": self.exit_code(),
         })
         .to_string()

@@ -19,21 +19,29 @@ use crate::cli::List;
 const TOGETHER: usize = 1000;
 
 pub(crate) fn list(args: &List) -> anyhow::Result<u8> {
-    let names = match &args.snapshots {
-        Some(name) => Names::exactly(name)?,
-        None => Names::parse(&args.only.globs)?,
+    let readings = match &args.snapshots {
+        Some(name) => Names::readings(name)?,
+        None => vec![Names::parse(&args.only.globs)?],
     };
     let access = access(&args.store)?;
-    let catalogue = access.catalogue(&names)?;
     let mut listing =
         Listing { access: &access, out: BufWriter::new(std::io::stdout().lock()), args, databases: 0, unreadable: 0 };
-    let written = if args.snapshots.is_some() { listing.objects(&catalogue) } else { listing.databases(&catalogue) };
-    match written {
-        Err(e) if !is_closed(&e) => return Err(e),
-        // Whoever reads our output has seen enough.
-        _ => {}
+    let mut others = readings.into_iter();
+    let mut names = others.next().expect("there is a first reading");
+    loop {
+        let catalogue = access.catalogue(&names)?;
+        let written =
+            if args.snapshots.is_some() { listing.objects(&catalogue) } else { listing.databases(&catalogue) };
+        match written {
+            Err(e) if !is_closed(&e) => return Err(e),
+            // Whoever reads our output has seen enough.
+            _ => {}
+        }
+        match others.next() {
+            Some(other) if listing.databases == 0 => names = other,
+            _ => return listing.ended(&catalogue, &names),
+        }
     }
-    listing.ended(&catalogue, &names)
 }
 
 struct Listing<'a> {

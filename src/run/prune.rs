@@ -11,6 +11,7 @@ use litesnap::layout::KeyKind;
 use litesnap::names::{Names, decoded};
 use litesnap::prune::{Decided, Observer, PruneOptions, PruneReport};
 use litesnap::retention::{Reasons, Verdict};
+use litesnap::state::Beside;
 use litesnap::store::credentials_hint;
 use litesnap::timestamp::Timestamp;
 use parking_lot::Mutex;
@@ -110,23 +111,40 @@ fn line(decided: &Decided<'_>, json: bool) -> String {
 
 pub(crate) fn purge(args: &Purge) -> anyhow::Result<u8> {
     let access = access(&args.store)?;
-    let report = litesnap::prune::purge(&access, &args.name, args.yes, &litesnap::cycle::Silent)?;
+    // Before anything is removed: a state that is none is a mistake of who asks.
+    let state = args.state_dir.as_ref().map(|dir| Beside::expect(dir, access.store.identity())).transpose()?;
+    let report = litesnap::prune::purge(&access, &args.name, args.yes, state.as_ref(), &litesnap::cycle::Silent)?;
     let (name, store) = (shown(Path::new(&args.name)).to_string(), &access.store.name);
     if report.holdings.is_empty() {
         if args.json {
             print(&(report.json() + "\n"))?;
         }
-        anyhow::bail!("there is no database {name} in {store}: give its name as `litesnap list` shows it");
+        let asked = report
+            .requested
+            .filter(|n| *n > 0)
+            .map(|_| "; the state believes it stored, and was asked to store it again");
+        let asked = asked.unwrap_or_default();
+        anyhow::bail!(
+            "there is no database {name} in {store}: give its name as `litesnap list` shows it, or its prefix as `litesnap list --json` does{asked}"
+        );
     }
     if args.json {
         print(&(report.json() + "\n"))?;
     } else if args.yes {
         print(&report.removal.text())?;
+        if let Some(1..) = report.requested {
+            print("it is to be stored again: a running loop does it in its next cycle, else the next run\n")?;
+        }
     } else {
         print(&format!("{name}: {}\n", report.holdings.describe()))?;
     }
     if !args.yes {
         return Err(Error::Usage(format!("nothing was removed: to erase all of {name}, add --yes")).into());
+    }
+    if args.state_dir.is_none() && report.exit_code() == 0 {
+        log::warn!(
+            "if {name} is still on its host, it is stored again only when its content changes: --state-dir has it stored in the next cycle"
+        );
     }
     ended(&report.removal, store)
 }

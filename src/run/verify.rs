@@ -45,6 +45,9 @@ fn ended(report: &VerifyReport, store: &str, args: &Verify) -> anyhow::Result<u8
         (false, _) => Ok(report.exit_code()),
         (true, 0) if args.only.globs.is_empty() => bail!("there is nothing to verify: {store} holds no snapshots"),
         (true, 0) => bail!("there is nothing to verify: no snapshot in {store} matches {}", args.only.globs.join(" ")),
+        (true, _) if report.counts.removed_meanwhile > 0 => {
+            bail!("nothing was verified: what was chosen was removed from {store} meanwhile; run it again")
+        }
         (true, n) => {
             bail!("nothing was verified: all {n} snapshots in {store} are marked as bad; give --all to look again")
         }

@@ -203,6 +203,48 @@ impl Ledger {
         Ok(())
     }
 
+    /// How many findings there are of `word`.
+    pub(super) fn findings_of(&self, word: &str) -> Result<u64> {
+        let count = self.0.query_row("SELECT count(*) FROM findings WHERE word = ?1", [word], |r| r.get::<_, i64>(0));
+        count.map(i64::cast_unsigned).map_err(failed)
+    }
+
+    /// Findings of `word` get no marker.
+    pub(super) fn unwant_markers(&self, word: &str) -> Result<()> {
+        self.run("UPDATE findings SET wants_marker = 0 WHERE word = ?1", [word])
+    }
+
+    /// The first `max` of the databases of which a snapshot is missing.
+    pub(super) fn with_missing(&self, max: usize) -> Result<Vec<String>> {
+        let sql = "SELECT DISTINCT name FROM findings WHERE class = 1 ORDER BY name LIMIT ?1";
+        let read = || {
+            let mut all = self.0.prepare(sql)?;
+            all.query_map([max as i64], |r| r.get(0))?.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(failed)
+    }
+
+    /// The snapshots of the database `name` that are missing, by the rows of their findings; with each the ids of the
+    /// databases of which the state believed it the newest.
+    pub(super) fn missing_of(&self, name: &str) -> Result<Vec<(i64, Timestamp, Vec<u64>)>> {
+        let read = || {
+            let mut all = self.0.prepare_cached("SELECT rowid, ms FROM findings WHERE name = ?1 AND class = 1")?;
+            let missing = all.query_map([name], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            let mut believed = self.0.prepare_cached("SELECT id FROM believed WHERE name = ?1 AND ms = ?2")?;
+            let mut with_ids = |(row, ms): (i64, i64)| {
+                let ids = believed.query_map(params![name, ms], |r| Ok(r.get::<_, i64>(0)?.cast_unsigned()))?;
+                Ok((row, time(ms), ids.collect::<rusqlite::Result<_>>()?))
+            };
+            missing.map(|found| with_ids(found?)).collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(failed)
+    }
+
+    /// Takes back the finding in this row.
+    pub(super) fn unfind(&self, row: i64) -> Result<()> {
+        self.run("DELETE FROM findings WHERE rowid = ?1", [row])
+    }
+
     /// How many findings there are of each word, in its order.
     pub(super) fn by_word(&self) -> Result<Vec<(String, u64)>> {
         let read = || {

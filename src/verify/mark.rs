@@ -14,26 +14,26 @@ use crate::store::classify;
 use crate::timestamp::Timestamp;
 use crate::upload::is_unsupported;
 
-/// Puts a marker for every bad snapshot in the ledger that wants one; tells how many could not be put. Once the store has
+/// Puts a marker for every bad snapshot in the ledger that wants one; tells how many there are now, and how many could not be
+/// put. Once the store has
 /// refused one, as it does where credentials may only read, no more are tried.
-pub(super) fn mark(access: &Access, ledger: &Ledger, now: Timestamp) -> Result<u64> {
-    let (failed, refused) = (AtomicU64::new(0), AtomicBool::new(false));
+pub(super) fn mark(access: &Access, ledger: &Ledger, now: Timestamp) -> Result<(u64, u64)> {
+    let (done, failed, refused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let mut last = 0;
     loop {
         let page = ledger.wanting_marker_after(last)?;
         let Some((row, _)) = page.last() else { break };
         last = *row;
         let puts = stream::iter(page).map(|(_, finding)| {
-            let (failed, refused) = (&failed, &refused);
+            let (done, failed, refused) = (&done, &failed, &refused);
             async move {
-                if !put(access, &finding, now, refused).await {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                }
+                let is_there = put(access, &finding, now, refused).await;
+                if is_there { done } else { failed }.fetch_add(1, Ordering::Relaxed);
             }
         });
         access.runtime().block_on(puts.buffer_unordered(access.concurrency()).for_each(|()| async {}));
     }
-    Ok(failed.into_inner())
+    Ok((done.into_inner(), failed.into_inner()))
 }
 
 /// Puts one; false if it is not there afterwards.

@@ -28,6 +28,8 @@ pub struct Counts {
     /// Chosen, and not judged: the store failed, there was no room, a stop came, a later litesnap wrote them.
     pub unchecked: u64,
     /// Marked as bad by an earlier run, and not looked at again.
+    pub known_bad: u64,
+    /// Marked as bad by this run.
     pub marked: u64,
     /// Bytes fetched.
     pub bytes: u64,
@@ -39,6 +41,8 @@ pub struct Counts {
     pub elapsed_ms: u64,
     /// Bad, and without a marker, for it could not be put. Absent from the summary if 0.
     pub unmarked: u64,
+    /// Listed at first, and removed on purpose before they could be fetched. Absent from the summary if 0.
+    pub removed_meanwhile: u64,
     /// Databases that the state was asked to store again; `None` without a state.
     pub requested: Option<u64>,
 }
@@ -116,21 +120,26 @@ impl VerifyReport {
             bad,
             missing,
             unchecked,
+            known_bad,
             marked,
             bytes,
             requests,
             seed,
             elapsed_ms,
             unmarked,
+            removed_meanwhile,
             requested,
         } = self.counts;
         let mut line = format!(
             "databases={databases} snapshots={snapshots} checked={checked} good={good} bad={bad} missing={missing} \
-             unchecked={unchecked} marked={marked} bytes={bytes} requests={requests} seed={seed} elapsed_ms={elapsed_ms}"
+             unchecked={unchecked} known_bad={known_bad} marked={marked} bytes={bytes} requests={requests} seed={seed} \
+             elapsed_ms={elapsed_ms}"
         );
         let mut add = |name: &str, n: u64| line += &format!(" {name}={n}");
-        if unmarked > 0 {
-            add("unmarked", unmarked);
+        for (name, n) in [("unmarked", unmarked), ("removed_meanwhile", removed_meanwhile)] {
+            if n > 0 {
+                add(name, n);
+            }
         }
         if let Some(n) = requested {
             add("requested", n);

@@ -13,7 +13,7 @@ use crate::object::ObjectError;
 use crate::record::chain;
 
 /// Word of an object that belongs under another key.
-const WRONG_KEY: &str = "wrong-key";
+pub(super) const WRONG_KEY: &str = "wrong-key";
 
 /// What came of looking at one snapshot.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ enum Verdict {
     /// Good as far as can be told.
     GoodBut(&'static str, String),
     Bad(&'static str, String),
-    /// Good, but of a store that had another prefix: every object of a copy looks like that, so none is marked for it.
+    /// Good, but of a store that began elsewhere: every object of a copy looks like that, and of a store that is given from
+    /// a level too high or too low, so none is marked for it.
     Moved(String),
     Missing,
     /// Not looked at, for reasons of its own.
@@ -52,10 +53,21 @@ impl From<ObjectError> for Verdict {
     }
 }
 
-/// What to say of a good object at `key`, below the store's prefix, that names another.
+/// What stands before `end` in `key`, whole parts of it.
+fn before<'a>(key: &'a str, end: &str) -> Option<&'a str> {
+    key.strip_suffix(end).and_then(|rest| rest.strip_suffix('/').or(rest.is_empty().then_some(rest)))
+}
+
+/// What to say of a good object at `key`, below the store's prefix, that names another. With the end of one being all of the
+/// other, name and time are right as far as both go: two objects that changed places differ in one of them.
 fn wrong_key(key: &str, expected: String, found: String) -> Verdict {
-    let prefix = found.strip_suffix(key).and_then(|rest| rest.strip_suffix('/').or(rest.is_empty().then_some(rest)));
-    let hint = prefix.map(|prefix| format!("; if this store is a copy of another, give --moved-from '{prefix}'"));
+    let hint = match (before(&found, key), before(key, &found)) {
+        (Some(prefix), _) => Some(format!(
+            "; if this store is a copy of another, give --moved-from '{prefix}', and if it is a part of one, give that as --store"
+        )),
+        (None, Some(below)) => Some(format!("; if its store begins at '{below}' below this one, give that as --store")),
+        (None, None) => None,
+    };
     let error = ObjectError::WrongKey { expected, found };
     match hint {
         Some(hint) => Verdict::Moved(error.to_string() + &hint),
@@ -191,5 +203,32 @@ impl<'a> Run<'a> {
         }
         self.observer.done(task.wanted.size);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_of_a_store_that_begins_elsewhere_are_told_from_those_that_changed_places() {
+        // Key below the store's prefix, key that the object names, what the hint says.
+        for (key, found, hint) in [
+            ("a.db/T1", "host/a.db/T1", Some("--moved-from 'host'")),
+            ("a.db/T1", "a.db/T1", Some("--moved-from ''")),
+            ("host/a.db/T1", "a.db/T1", Some("begins at 'host'")),
+            ("bk/host/srv/a.db/T1", "srv/a.db/T1", Some("begins at 'bk/host'")),
+            ("a.db/T1", "srv/aa.db/T1", None),
+            ("srv/aa.db/T1", "a.db/T1", None),
+            ("a.db/T1", "b.db/T1", None),
+            ("host/a.db/T1", "a.db/T2", None),
+            ("a.db/T1", "host/a.db/T2", None),
+        ] {
+            match (wrong_key(key, format!("p/{key}"), found.to_owned()), hint) {
+                (Verdict::Moved(detail), Some(hint)) => assert!(detail.contains(hint), "{key} {found}: {detail}"),
+                (Verdict::Bad(word, _), None) => assert_eq!(word, WRONG_KEY),
+                (verdict, _) => panic!("{key} {found}: {verdict:?}"),
+            }
+        }
     }
 }

@@ -247,9 +247,13 @@ fn a_marked_snapshot_is_not_fetched_again_unless_all_are() {
     assert!(json["checked_at"].as_str().unwrap().ends_with('Z'), "{json}");
 
     let sample = run(&place, &["--sample", "100%"]).expect_code(0);
-    assert_eq!((sample.count("marked"), sample.count("checked"), sample.count("requests")), (1, 2, 3), "{sample:#?}");
+    assert_eq!(
+        (sample.count("known_bad"), sample.count("checked"), sample.count("requests")),
+        (1, 2, 3),
+        "{sample:#?}"
+    );
     let all = run(&place, &["--all"]).expect_code(1);
-    assert_eq!((all.count("marked"), all.count("checked"), all.count("bad")), (0, 3, 1), "{all:#?}");
+    assert_eq!((all.count("known_bad"), all.count("checked"), all.count("bad")), (0, 3, 1), "{all:#?}");
     assert_eq!(files(&place), after, "the marker is not written again");
     // All that is left is marked: nothing was looked at, which is no success.
     let only = run(&place, &["--match", "a.db", "--sample", "100%"]).expect_code(0);
@@ -282,6 +286,55 @@ fn a_copy_of_a_store_elsewhere_is_told_where_it_was() {
     // A whole store must not be called bad for a forgotten option.
     assert_eq!(place.objects().len(), 1);
     assert_eq!(run(&place, &["--all", "--moved-from", "old/place"]).expect_code(0).count("good"), 1);
+}
+
+/// Two databases: too few for what most of a store tells about itself.
+#[test]
+fn a_store_that_is_given_from_a_level_too_high_or_too_low_is_not_called_bad() {
+    let place = Place::new();
+    for name in ["a.db", "b.db"] {
+        make_tiny(&place, name);
+    }
+    store_at(&place, "bk/host1");
+    let top = place.db("a.db").components().nth(1).unwrap().as_os_str().to_str().unwrap().to_owned();
+    let before = walk(&place.path().join("bk"));
+    for (store, hint) in
+        [("bk", "begins at 'host1'".to_owned()), (&*format!("bk/host1/{top}"), format!("--moved-from '{top}'"))]
+    {
+        let ran = place.run(&["verify", "--store", store, "--all"]).expect_code(1);
+        let counts = ["checked", "bad", "marked", "unmarked", "wrong-key"].map(|n| ran.out.contains(&format!(" {n}=")));
+        assert_eq!(counts, [true, true, true, false, true], "{ran:#?}");
+        assert_eq!(["bad", "marked", "wrong-key"].map(|name| ran.count(name)), [2, 0, 2], "{ran:#?}");
+        assert_eq!(ran.out.matches(&hint).count(), 2, "{ran:#?}");
+    }
+    assert_eq!(walk(&place.path().join("bk")), before);
+    assert_eq!(place.run(&["verify", "--store", "bk/host1", "--all"]).expect_code(0).count("good"), 2);
+}
+
+#[test]
+fn what_most_of_a_store_has_wrong_is_where_the_store_lies() {
+    let place = Place::new();
+    for n in 0..3 {
+        make_tiny(&place, &format!("x/{n}.db"));
+    }
+    for n in 0..3 {
+        make_tiny(&place, &format!("{n}.db"));
+    }
+    store_at(&place, "store");
+    place.run(&["replicate", "data/x/*.db", "--store", "store", "--state-dir", "state2", "--once"]).expect_code(0);
+    let key = place.objects_of("x/0.db").pop().unwrap().key;
+    let folder = place.store().join(&key[..key.find("/x/").unwrap()]);
+    fs::rename(folder.join("x"), folder.join("y")).unwrap();
+    let verify = |more: &[&str]| run(&place, &[&["--all"], more].concat()).expect_code(1);
+    let before = files(&place);
+    let most = verify(&["--match", "**/y/*"]);
+    assert_eq!(["bad", "marked"].map(|name| most.count(name)), [3, 0], "{most:#?}");
+    assert!(most.err.contains("none is marked as bad"), "{most:#?}");
+    assert_eq!(files(&place), before);
+    // Half of it is no more than that.
+    let half = verify(&["--match", "**"]);
+    assert_eq!(["good", "bad", "marked"].map(|name| half.count(name)), [3, 3, 3], "{half:#?}");
+    assert_eq!(files(&place).len(), before.len() + 3);
 }
 
 /// Where credentials may only read, that is one warning, and what was found is told all the same.

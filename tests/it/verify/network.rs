@@ -129,6 +129,40 @@ fn what_goes_away_meanwhile_is_missing_unless_all_of_it_does() {
     assert!(report.exit_code() == 3 && report.store_down.is_some());
 }
 
+/// As by a prune that runs beside it.
+#[test]
+fn what_a_rule_lets_go_meanwhile_is_not_missed() {
+    let place = Place::new();
+    let paths: Vec<PathBuf> = (0..22).map(|n| make_tiny(&place, &format!("{n:02}.db"))).collect();
+    for path in &paths {
+        Connection::open(path).unwrap().execute_batch("INSERT INTO t VALUES('first')").unwrap();
+    }
+    place.once().expect_code(0);
+    paths.iter().for_each(|path| Connection::open(path).unwrap().execute_batch("DELETE FROM t").unwrap());
+    place.once().expect_code(0);
+    let with_state = VerifyOptions { state_dir: Some(place.state()), ..options() };
+    let (all, store) = (files(&place), place.store());
+    let keys = |n: usize| place.objects_of(&format!("{n:02}.db")).into_iter().map(|o| o.key).collect::<Vec<_>>();
+    let keys: Vec<Vec<String>> = (0..22).map(keys).collect();
+    // One database by name, more by listing all again.
+    for n in [1, 22] {
+        let gone = || keys[..n].iter().for_each(|of| fs::remove_file(store.join(&of[0])).unwrap());
+        let report = look_and_between(&store, Arc::default(), &with_state, gone);
+        let counts = &report.counts;
+        let seen = (counts.removed_meanwhile, counts.missing, counts.requested, report.exit_code());
+        assert_eq!(seen, (n as u64, 0, Some(0), 0), "{}", report.text());
+        assert!(report.text().contains(&format!(" removed_meanwhile={n} ")), "{}", report.text());
+        all.iter().for_each(|(key, bytes)| fs::write(store.join(key), bytes).unwrap());
+    }
+    // No rule lets the newest go, nor a good one for the sake of one that is marked.
+    let marker = store.join(format!("{}.bad", keys[1][1]));
+    fs::write(&marker, "{}").unwrap();
+    let gone = || [&keys[0][1], &keys[1][0]].into_iter().for_each(|key| fs::remove_file(store.join(key)).unwrap());
+    let report = look_and_between(&store, Arc::default(), &options(), gone);
+    let counts = &report.counts;
+    assert_eq!((counts.removed_meanwhile, counts.missing, report.exit_code()), (0, 2, 1), "{}", report.text());
+}
+
 #[test]
 fn a_stop_tells_what_was_found_and_marks_nothing() {
     let place = Place::new();

@@ -56,7 +56,7 @@ fn what_the_state_believes_and_is_missing_or_bad_is_asked_for() {
     // Marked now, and asked for until it is stored again, even where a sample would not have met it.
     Connection::open(place.state_db()).unwrap().execute_batch("DELETE FROM requests").unwrap();
     let again = with_state(&place, &["--no-mark"]).expect_code(1);
-    assert_eq!((again.count("requested"), again.count("marked")), (2, 2), "{again:#?}");
+    assert_eq!((again.count("requested"), again.count("known_bad")), (2, 2), "{again:#?}");
     assert_eq!(requested(&place), ["bad.db", "missing.db"]);
 }
 
