@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::content::ContentHash;
 use crate::error::{Error, Result};
-use crate::layout::{KeyKind, ParsedKey, bad_marker_key, parse_key, snapshot_key, tombstone_key};
+use crate::layout::{KeyKind, ParsedKey, bad_marker_key, is_made, parse_key, snapshot_key, tombstone_key};
 use crate::names::Names;
 use crate::scratch;
 use crate::timestamp::Timestamp;
@@ -121,14 +121,28 @@ impl Catalogue {
     /// # Errors
     /// [`Error::Io`] if there is no room for temporary files.
     pub fn add<'a>(&mut self, names: &Names, listed: impl IntoIterator<Item = (&'a str, u64)>) -> Result<()> {
+        self.add_written(names, listed.into_iter().map(|(key, size)| (key, size, i64::MIN)))
+    }
+
+    /// The same with when, by the store's own clock, each object was written, in milliseconds since the epoch.
+    pub(crate) fn add_written<'a>(
+        &mut self,
+        names: &Names,
+        listed: impl IntoIterator<Item = (&'a str, u64, i64)>,
+    ) -> Result<()> {
         let tx = self.rows.transaction().map_err(scratch::failed)?;
-        for (key, size) in listed {
+        for (key, size, written_ms) in listed {
             let Some(ParsedKey { prefix, ts, kind }) = parse_key(key) else {
                 self.totals.foreign += 1;
                 continue;
             };
             if !names.matches(prefix) {
                 continue;
+            }
+            // Somebody else's file may bear any time.
+            let written = self.written.max(Timestamp::from_ms(written_ms));
+            if written > self.written && is_made(prefix) {
+                self.written = written;
             }
             let kind = match kind {
                 KeyKind::Snapshot => SNAPSHOT,
@@ -152,12 +166,12 @@ impl Catalogue {
         self.totals
     }
 
-    /// Notes when, by the store's own clock, a listed object was written, in milliseconds since the epoch.
-    pub(crate) fn note_written(&mut self, ms: i64) {
-        self.written = self.written.max(Timestamp::from_ms(ms));
+    /// Counts `n` things that a listing could not show, for they can be no objects.
+    pub(crate) fn add_foreign(&mut self, n: u64) {
+        self.totals.foreign += n;
     }
 
-    /// When the newest of the listed objects was written, by the store's own clock: no later than the time it is now.
+    /// When the newest of the listed objects of ours was written, by the store's own clock: no later than the time it is now.
     #[must_use]
     pub fn newest_written(&self) -> Option<Timestamp> {
         self.written

@@ -336,6 +336,11 @@ pub fn parse_key(key: &str) -> Option<ParsedKey<'_>> {
     Some(ParsedKey { prefix, ts: ts.parse().ok()?, kind })
 }
 
+/// Whether a template makes key prefixes like this one: under another, objects are foreign even if their names look like ours.
+pub(crate) fn is_made(prefix: &str) -> bool {
+    prefix.split('/').all(|segment| !segment.is_empty() && decode_segment(segment).is_some())
+}
+
 /// Whether every key that a database with this prefix will ever have, below the store's own prefix (empty if
 /// there is none), is within [`KEY_LEN_MAX`].
 #[must_use]

@@ -18,6 +18,7 @@ use self::split::{OutOfOrder, Splitter};
 use crate::access::Access;
 use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
+use crate::fs;
 use crate::names::Names;
 use crate::store::{Kind, Store, classify};
 
@@ -49,6 +50,7 @@ pub(crate) fn list(access: &Access, names: &Names) -> Result<Catalogue> {
 /// `None` if the store turns out not to list in the order of keys, or to know no key to begin behind.
 fn list_with(access: &Access, names: &Names, is_shared: bool) -> Result<Option<Catalogue>> {
     let mut catalogue = Catalogue::empty()?;
+    let passed_over = access.store.passed_over();
     let (sender, mut pages) = mpsc::channel(STREAMS_MAX);
     let heads = heads(access, names, is_shared)?;
     access.runtime().spawn(begin_each(heads.clone(), Arc::new(Semaphore::new(streams_max(access))), sender));
@@ -61,12 +63,11 @@ fn list_with(access: &Access, names: &Names, is_shared: bool) -> Result<Option<C
     }) {
         let page = match page {
             Ok(page) => page,
-            Err(Broken::Store(e)) => return Err(failed(access, &e)),
+            Err(Broken::Store(e)) => return Err(unlistable(access, &e).unwrap_or_else(|| failed(access, &e))),
             Err(Broken::OutOfOrder) => return Ok(None),
         };
-        page.iter().for_each(|(_, _, written_ms)| catalogue.note_written(*written_ms));
-        let keys = page.iter().filter_map(|(path, size, _)| Some((access.store.key(path)?, *size)));
-        catalogue.add(names, keys)?;
+        let keys = page.iter().filter_map(|(path, size, written)| Some((access.store.key(path)?, *size, *written)));
+        catalogue.add_written(names, keys)?;
     }
     if let Some(signal) = access.control.stop_signal() {
         return Err(Error::Interrupted { signal });
@@ -75,6 +76,7 @@ fn list_with(access: &Access, names: &Names, is_shared: bool) -> Result<Option<C
     if heads.iter().any(|head| !head.ranges.lock().is_done()) {
         return Err(ended_early(access));
     }
+    catalogue.add_foreign(access.store.passed_over() - passed_over);
     Ok(Some(catalogue))
 }
 
@@ -192,6 +194,30 @@ impl Stream {
 
 fn failed(access: &Access, error: &object_store::Error) -> Error {
     Error::Store { what: format!("cannot list {}: {}", access.store.name, classify(error)) }
+}
+
+/// A store lists keys that the client cannot read: one such object makes its whole page unreadable.
+fn unlistable(access: &Access, error: &object_store::Error) -> Option<Error> {
+    use object_store::path::Error as KeyError;
+    let object_store::Error::InvalidPath { source } = error else { return None };
+    let which = match source {
+        KeyError::EmptySegment { path } | KeyError::BadSegment { path, .. } => shown_key(path),
+        _ => "one that is no text".to_owned(),
+    };
+    let what = format!(
+        "cannot list {}: an object lies there whose key no litesnap makes and none can list: {which}; remove it, or keep \
+         out of its way: --match /full/path, or a --store with another prefix",
+        access.store.name
+    );
+    Some(Error::Store { what })
+}
+
+/// A key of somebody else's, in quotes, on one line, not endless.
+fn shown_key(key: &str) -> String {
+    const LEN_MAX: usize = 200;
+    let dots = if key.chars().nth(LEN_MAX).is_some() { "…" } else { "" };
+    let start: String = key.chars().take(LEN_MAX).collect();
+    format!("'{}{dots}'", fs::shown(std::path::Path::new(&start)))
 }
 
 fn ended_early(access: &Access) -> Error {

@@ -140,7 +140,7 @@ fn count_from(catalogue: &Catalogue, options: &PruneOptions, now: Timestamp) -> 
 
 /// Whether the key prefix is one that a template makes; another one's objects are foreign even if their names look like ours.
 fn is_ours(prefix: &str) -> bool {
-    prefix.split('/').all(|part| layout::decode_segment(part).is_some())
+    layout::is_made(prefix)
 }
 
 fn is_meant(names: &Names, key: &str) -> bool {

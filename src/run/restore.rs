@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use litesnap::access::Access;
 use litesnap::clock::{Clock, MILLISECOND, SystemClock};
 use litesnap::config::parse_at;
 use litesnap::error::Error;
@@ -14,6 +15,7 @@ use litesnap::names::{Names, decoded};
 use litesnap::restore::check::Check;
 use litesnap::restore::plan::{Counts, Item};
 use litesnap::restore::{RestoreOptions, RestoreReport, Target, ToDo, restore as bring_back, restore_to};
+use litesnap::store::Kind;
 
 use super::{access, ignore_closed};
 use crate::cli::{CheckArg, Restore};
@@ -22,6 +24,7 @@ use crate::progress::Bar;
 pub(crate) fn restore(args: Restore, bar: Bar) -> anyhow::Result<u8> {
     let options = options(&args)?;
     let access = access(&args.store)?.moved_from(args.moved_from.as_deref());
+    outside_the_store(&options.target, &access)?;
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     if to_stdout && !args.dry_run {
         let written = restore_to(&access, &options, &mut std::io::stdout().lock());
@@ -88,6 +91,21 @@ fn options(args: &Restore) -> anyhow::Result<RestoreOptions> {
             Some(CheckArg::Full) => Check::Full,
         },
     })
+}
+
+/// Restored databases in the store's own folder would be foreign objects there.
+fn outside_the_store(target: &Target, access: &Access) -> anyhow::Result<()> {
+    let (Target::Into(dir), Kind::Folder { root }) = (target, &access.store.kind) else { return Ok(()) };
+    // What is not there yet will lie in what is.
+    let there = dir.ancestors().find_map(|above| Some((above.canonicalize().ok()?, dir.strip_prefix(above).ok()?)));
+    let real = there.map_or_else(|| dir.clone(), |(above, rest)| above.join(rest));
+    if real.starts_with(root) {
+        let (dir, root) = (shown(dir), shown(root));
+        let what =
+            format!("--into {dir} lies in the store's folder {root}: name one outside it, such as /tmp/restored");
+        return Err(Error::Usage(what).into());
+    }
+    Ok(())
 }
 
 /// An empty store is no error for a container that starts for the first time.

@@ -12,6 +12,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use super::http::{Silence, Unanswered};
 use super::local::FolderGone;
+use super::walk::Unlisted;
 use crate::error::{Failure, Reason};
 
 /// The longest detail, in characters; stores can be talkative.
@@ -140,6 +141,7 @@ fn from_folder(error: &Error) -> Option<(Reason, String)> {
     if matches!(error, Error::NotFound { .. } | Error::AlreadyExists { .. }) {
         return None;
     }
+    let unlisted = chain(error).find_map(|e| e.downcast_ref::<Unlisted>());
     let io = chain(error).find_map(|e| e.downcast_ref::<io::Error>())?;
     let reason = match io.raw_os_error().map(Errno::from_raw)? {
         Errno::ENOSPC | Errno::EDQUOT => Reason::NoSpace,
@@ -149,7 +151,7 @@ fn from_folder(error: &Error) -> Option<(Reason, String)> {
         Errno::ESTALE => Reason::StoreMissing,
         _ => Reason::StoreError,
     };
-    Some((reason, io.to_string()))
+    Some((reason, unlisted.map_or_else(|| io.to_string(), ToString::to_string)))
 }
 
 /// Whether an answer had begun, and then its body stopped.

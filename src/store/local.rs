@@ -1,5 +1,6 @@
 //! Folder and memory as stores: a thin layer over object_store's that counts operations and, for a folder, notices that
-//! it is no longer the folder we opened, keeps it private, and does without hard links where there are none.
+//! it is no longer the folder we opened, keeps it private, lists it by a [`walk`] of our own, and does without hard links where
+//! there are none.
 //!
 //! A crash leaves at most a file `KEY#1` beside the key that was being written. Listings do not show it.
 
@@ -8,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, BoxStream};
@@ -20,6 +21,7 @@ use object_store::{
 };
 
 use super::requests::{Answer, Requests, Verb};
+use super::walk;
 
 /// The folder is gone, or another one lies under its name, as after an unmount.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,7 @@ pub(super) struct Folder {
     fsync: bool,
     /// Held open: `syncfs` tells of the writes that failed since its descriptor was opened, and of no others.
     dir: Arc<std::fs::File>,
+    passed_over: Arc<AtomicU64>,
 }
 
 impl Folder {
@@ -45,11 +48,28 @@ impl Folder {
     pub(super) fn open(root: &FsPath, fsync: bool) -> io::Result<Self> {
         let dir = Arc::new(std::fs::File::open(root)?);
         let meta = dir.metadata()?;
-        Ok(Self { root: root.to_owned(), device: meta.dev(), inode: meta.ino(), fsync, dir })
+        Ok(Self {
+            root: root.to_owned(),
+            device: meta.dev(),
+            inode: meta.ino(),
+            fsync,
+            dir,
+            passed_over: Arc::default(),
+        })
     }
 
     pub(super) fn root(&self) -> &FsPath {
         &self.root
+    }
+
+    /// Counts something that no listing can show, for it can be no object.
+    pub(super) fn note_passed_over(&self) {
+        self.passed_over.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often listings came upon such a thing.
+    pub(super) fn passed_over(&self) -> u64 {
+        self.passed_over.load(Ordering::Relaxed)
     }
 
     /// object_store would silently make a vanished folder anew: behind an unmounted mount point, on the wrong disk.
@@ -187,16 +207,18 @@ impl ObjectStore for Local {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.count(Verb::List, self.check()) {
-            Ok(()) => self.inner.list(prefix),
-            Err(e) => stream::once(async { Err(e) }).boxed(),
+        match (self.count(Verb::List, self.check()), &self.folder) {
+            (Ok(()), Some(folder)) => walk::list(folder.clone(), prefix, None),
+            (Ok(()), None) => self.inner.list(prefix),
+            (Err(e), _) => stream::once(async { Err(e) }).boxed(),
         }
     }
 
     fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.count(Verb::List, self.check()) {
-            Ok(()) => self.inner.list_with_offset(prefix, offset),
-            Err(e) => stream::once(async { Err(e) }).boxed(),
+        match (self.count(Verb::List, self.check()), &self.folder) {
+            (Ok(()), Some(folder)) => walk::list(folder.clone(), prefix, Some(offset)),
+            (Ok(()), None) => self.inner.list_with_offset(prefix, offset),
+            (Err(e), _) => stream::once(async { Err(e) }).boxed(),
         }
     }
 

@@ -17,6 +17,7 @@ mod remote;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::fmt;
 use std::io;
@@ -313,6 +314,11 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> Option<Path> {
         Path::parse(&self.prefix).ok().filter(|path| !path.is_root())
+    }
+
+    /// How often listings of a folder came upon something that can be no object, so far.
+    pub(crate) fn passed_over(&self) -> u64 {
+        self.folder.as_ref().map_or(0, local::Folder::passed_over)
     }
 
     /// Options of a create-only put. The one refusal that means "already there" is `Error::AlreadyExists`: after a lost

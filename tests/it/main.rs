@@ -16,6 +16,7 @@ mod faults; // a store or state that fails, call by call: what is recorded, what
 mod gone; // databases gone from their host: tombstones, coming back; notes and requests in the state
 mod keys; // which key a database gets, clashes, changed templates
 mod list; // list and show: what is stored, told; listings of large stores
+mod list_folder; // listing a folder: foreign names, links, what cannot be read; keys that no client can list
 mod no_trace; // reading changes nothing about a database, and what it may not do
 mod prune; // what the rules let go is gone, nothing else is; failing and interrupted deletes; purge
 mod reading; // what is stored is what a commit left; what cannot be read is named; every change is seen

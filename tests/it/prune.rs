@@ -237,6 +237,29 @@ fn a_clock_that_runs_ahead_erases_nothing() {
     assert_eq!((report.removed, report.databases_removed, stored.left().len()), (2, 1, 1));
 }
 
+/// Somebody else's file that claims to be of next year says nothing about the time.
+#[test]
+fn only_objects_of_ours_vouch_for_the_clock() {
+    let stored = Stored::new();
+    stored.snapshot("a.db", before(3 * DAY));
+    stored.snapshot("a.db", before(DAY));
+    let other = stored.snapshot("other.db", before(DAY));
+    let next_year = Timestamp::from_ms(now().as_ms() + 365 * DAY).unwrap();
+    let foreign =
+        [stored.put("notes.txt"), stored.put("a.db/copy.lz4"), stored.snapshot("a%zz.db", before(DAY)), other];
+    for key in foreign {
+        let file = fs::File::options().write(true).open(stored.0.store().join(key)).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(next_year.as_ms().unsigned_abs())).unwrap();
+    }
+    let all = stored.left();
+    let options = PruneOptions {
+        names: Names::parse(&["a*.db".to_owned()]).unwrap(),
+        rules: Rules { within: Some(Duration::from_secs(30 * 86_400)), ..Rules::default() },
+        ..PruneOptions::default()
+    };
+    assert_eq!((stored.prune(&options, next_year).removed, stored.left()), (0, all));
+}
+
 #[test]
 fn what_unfinished_puts_left_goes_after_a_day() {
     let stored = Stored::new();
