@@ -50,6 +50,8 @@ pub struct RestoreOptions {
     pub force: bool,
     /// Leave what is there, and count it.
     pub skip_existing: bool,
+    /// That nothing is stored under a name that is asked for is no error.
+    pub if_replica_exists: bool,
     /// Only find out what would be done.
     pub dry_run: bool,
     /// What SQLite is asked about each before it takes its place.

@@ -40,6 +40,20 @@ pub struct Item {
 pub struct Plan {
     rows: Connection,
     counts: Counts,
+    /// For each glob that was given, what it came to.
+    globs: Vec<Glob>,
+}
+
+/// What came of a glob.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Glob {
+    /// Nothing that is stored has such a name.
+    #[default]
+    Nothing,
+    /// All that has one was left out: the word for why, and the detail for the first.
+    LeftOut(&'static str, String),
+    /// Something was planned, or refused by its own name.
+    Something,
 }
 
 /// What a plan comes to.
@@ -70,7 +84,8 @@ impl Plan {
         options: &RestoreOptions,
         outcomes: &Outcomes,
     ) -> Result<Self> {
-        let mut plan = Self { rows: scratch::open(SCHEMA)?, counts: Counts::default() };
+        let globs = vec![Glob::Nothing; options.names.texts().len()];
+        let mut plan = Self { rows: scratch::open(SCHEMA)?, counts: Counts::default(), globs };
         plan.begin()?;
         catalogue.each::<Error>(|database| plan.consider(&database, options, outcomes))?;
         plan.commit()?;
@@ -100,15 +115,22 @@ impl Plan {
         let time = options.at.unwrap_or(Timestamp::MAX);
         let Some(first) = database.snapshots.first() else { return Ok(()) };
         if let Some(gone) = database.gone_at(time).filter(|_| !options.include_deleted) {
+            let what = format!("gone from its host since {}; --include-deleted restores it", gone.to_rfc3339());
+            self.leave_out(options, database, "deleted", what);
             self.counts.deleted += 1;
             self.counts.last_deleted = self.counts.last_deleted.max(Some(gone));
             return Ok(());
         }
         let Some(newest) = database.newest_at(time) else {
+            let what = format!("its earliest snapshot is of {}", first.time.to_rfc3339());
+            self.leave_out(options, database, "later", what);
             self.counts.later += 1;
             self.counts.earliest_later = Some(self.counts.earliest_later.map_or(first.time, |t| t.min(first.time)));
             return Ok(());
         };
+        for glob in options.names.hits(&database.name) {
+            self.globs[glob] = Glob::Something;
+        }
         let usable = |s: &&Snapshot| s.time <= time && (options.include_bad || !s.is_bad);
         let Some(snapshot) = database.snapshots.iter().rev().find(usable) else {
             let what = "all its snapshots are marked bad; --include-bad restores the newest of them all the same";
@@ -139,6 +161,32 @@ impl Plan {
             (Target::InPlace | Target::File(_), _) => PathBuf::new(),
         };
         self.add(&database.name, snapshot, &target)
+    }
+
+    fn leave_out(&mut self, options: &RestoreOptions, database: &Database, word: &'static str, what: String) {
+        for glob in options.names.hits(&database.name) {
+            if self.globs[glob] == Glob::Nothing {
+                self.globs[glob] = Glob::LeftOut(word, what.clone());
+            }
+        }
+    }
+
+    /// Notes every glob that came to nothing: what was asked for by name is not silently missing.
+    pub(super) fn name_globs_without(&self, options: &RestoreOptions, outcomes: &Outcomes) -> Result<()> {
+        for (text, glob) in options.names.texts().iter().zip(&self.globs) {
+            match glob {
+                Glob::Nothing if !options.if_replica_exists => {
+                    outcomes.failed(
+                        text,
+                        "no-match",
+                        "nothing is stored under such a name; `litesnap list` shows all names",
+                    )?;
+                }
+                Glob::LeftOut(word, what) => outcomes.failed(text, word, what)?,
+                Glob::Nothing | Glob::Something => {}
+            }
+        }
+        Ok(())
     }
 
     fn add(&self, name: &str, snapshot: &Snapshot, target: &Path) -> Result<()> {

@@ -149,6 +149,7 @@ pub fn restore(
     let plan = Plan::make(access, &catalogue, options, &outcomes)?;
     drop(catalogue);
     refuse_nothing(access, options, &plan, &outcomes)?;
+    plan.name_globs_without(options, &outcomes)?;
     let run = Run::new(access, options, outcomes, observer)?;
     let settled = scratch::open(SETTLED)?;
     run.compare_existing(&plan, &settled)?;

@@ -84,6 +84,7 @@ fn options(args: &Restore) -> anyhow::Result<RestoreOptions> {
         include_bad: args.include_bad,
         force: args.force,
         skip_existing: args.if_db_not_exists,
+        if_replica_exists: args.if_replica_exists,
         dry_run: args.dry_run,
         check: match args.check {
             None => Check::None,

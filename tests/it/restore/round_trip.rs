@@ -186,6 +186,28 @@ fn globs_choose_by_name() {
 }
 
 #[test]
+fn what_is_asked_for_by_name_is_never_silently_missing() {
+    let place = Place::new();
+    let [a, b] = ["a.db", "b.db"].map(|name| place.make(name, "delete", 1).display().to_string());
+    place.once().expect_code(0);
+    let typo = format!("{a}x");
+    let ran = restore(&place, &["--into", "back", "--match", &a, &typo]).expect_code(1);
+    assert_eq!((ran.count("restored"), ran.count("no-match")), (1, 1), "{ran:#?}");
+    assert!(ran.out.contains(&format!("{typo}: no-match: ")), "{ran:#?}");
+    restore(&place, &["--into", "back", "--match", &a, &typo, "--if-replica-exists"]).expect_code(0);
+
+    let newest = place.objects_of("b.db").pop().unwrap().key;
+    let (dir, name) = newest.rsplit_once('/').unwrap();
+    let time: litesnap::timestamp::Timestamp = name.strip_suffix(".db.lz4").unwrap().parse().unwrap();
+    let gone = litesnap::timestamp::Timestamp::from_ms(time.as_ms() + 1).unwrap();
+    fs::write(place.store().join(format!("{dir}/{gone}.deleted")), "{}").unwrap();
+    let ran = restore(&place, &["--into", "back", "--match", &a, &b]).expect_code(1);
+    assert!(ran.out.contains(&format!("{b}: deleted: ")) && ran.out.contains("--include-deleted"), "{ran:#?}");
+    let all = restore(&place, &["--into", "back", "--match", "*.db"]).expect_code(0);
+    assert_eq!(all.count("deleted"), 1, "left out of what a wildcard means, and counted");
+}
+
+#[test]
 fn an_empty_store_is_an_error_unless_a_container_starts() {
     let place = Place::new();
     fs::create_dir(place.store()).unwrap();
