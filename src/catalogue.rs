@@ -160,6 +160,19 @@ impl Catalogue {
         tx.commit().map_err(scratch::failed)
     }
 
+    /// The globs of `names` that no database matches.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the temporary database fails.
+    pub fn unmatched<'n>(&self, names: &'n Names) -> Result<Vec<&'n str>> {
+        let mut hit = vec![false; names.texts().len()];
+        self.each::<Error>(|database| {
+            names.hits(&database.name).for_each(|glob| hit[glob] = true);
+            Ok(())
+        })?;
+        Ok(names.texts().iter().zip(hit).filter(|(_, hit)| !hit).map(|(text, _)| text.as_str()).collect())
+    }
+
     /// What was listed, counted.
     #[must_use]
     pub fn totals(&self) -> Totals {

@@ -141,7 +141,11 @@ impl Listing<'_> {
             return Err(Error::Store { what: format!("cannot read from {}: {failure}", store.name) }.into());
         }
         if self.databases > 0 {
-            return Ok(u8::from(self.unreadable > 0));
+            let unmatched = if self.args.only.globs.len() > 1 { catalogue.unmatched(names)? } else { Vec::new() };
+            for glob in &unmatched {
+                log::error!("nothing in {} matches {glob}", store.name);
+            }
+            return Ok(u8::from(self.unreadable > 0 || !unmatched.is_empty()));
         }
         if names.texts().is_empty() {
             log::info!("{} holds no snapshots", store.name);

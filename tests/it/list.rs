@@ -136,6 +136,16 @@ fn long_rows_come_from_descriptions_and_say_which_cannot_be_read() {
 }
 
 #[test]
+fn of_several_globs_each_must_match() {
+    let place = Place::new();
+    place.make("a.db", "delete", 1);
+    place.once().expect_code(0);
+    let ran = place.run(&["list", "--store", "store", "--match", "a.db", "typo.db"]).expect_code(1);
+    assert!(ran.out.lines().count() == 1 && ran.err.contains("matches typo.db"), "{ran:#?}");
+    place.run(&["list", "--store", "store", "--match", "a.db", "*.db"]).expect_code(0);
+}
+
+#[test]
 fn what_is_not_there_is_said_and_an_empty_store_is_no_error() {
     let place = filled();
     for (more, part) in [
