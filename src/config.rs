@@ -61,7 +61,7 @@ pub struct Config {
     pub upkeep: Schedule,
 }
 
-/// Databases of `known` that may be gone in one cycle without anybody asking.
+/// Databases of `known` that may be gone in one cycle without anybody asking, as long as others are there.
 #[must_use]
 pub fn gone_max(known: u64) -> u64 {
     GONE_COUNT_MAX.max(known / GONE_SHARE_DIVISOR)

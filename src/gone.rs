@@ -31,13 +31,15 @@ impl Cycle {
     /// accepted as gone.
     pub(crate) fn sweep(&self, scan_no: u16, scan: &ScanReport) -> Vec<u64> {
         let table = &self.engine.watch.table;
-        let (mut unseen, mut known) = (Vec::new(), 0);
+        let (mut unseen, mut known, mut seen) = (Vec::new(), 0, 0_u64);
         table.each(|slot| {
             // Files that are no databases, and databases never stored, say nothing about a fleet that disappears.
             known += u64::from(slot.stored_s != 0);
             if slot.scan != scan_no || slot.flags.has(Flags::MISSING) {
                 slot.flags = slot.flags.with(Flags::MISSING, true);
                 unseen.push(slot.id);
+            } else {
+                seen += u64::from(slot.stored_s != 0 && !slot.flags.has(Flags::NOT_A_DATABASE));
             }
         });
         let same_patterns = self.engine.same_patterns.load(Ordering::Relaxed);
@@ -60,7 +62,7 @@ impl Cycle {
         if hidden > 0 {
             self.error(format!("{hidden} known databases could not be seen: {}", hiding(scan)));
         }
-        self.accept_gone(gone, known)
+        self.accept_gone(gone, known, seen)
     }
 
     fn sweep_failed(&self, error: &crate::error::Error) -> Vec<u64> {
@@ -77,12 +79,16 @@ impl Cycle {
     /// A volume that is not mounted looks like a fleet deleted: accepted only below a limit, or when told. What was accepted
     /// in an earlier cycle, and the store could not be told since, does not count again: a store that is down for long
     /// must not make a few deletions a day look like one of many.
-    fn accept_gone(&self, mut gone: Vec<u64>, known: u64) -> Vec<u64> {
+    ///
+    /// Where none that was ever stored is `seen`, not even one is accepted untold, however few they were: an empty folder is
+    /// what a volume that is not mounted leaves. A new file there proves nothing, for it may be no database.
+    fn accept_gone(&self, mut gone: Vec<u64>, known: u64, seen: u64) -> Vec<u64> {
         let all = len(gone.len());
         let mut untold = self.engine.untold.lock();
         let before = std::mem::take(&mut *untold);
         let n = len(gone.iter().filter(|id| !before.contains(id)).count());
-        let limit = self.engine.watch.config.max_gone.unwrap_or_else(|| crate::config::gone_max(known));
+        let by_rule = if seen == 0 { 0 } else { crate::config::gone_max(known) };
+        let limit = self.engine.watch.config.max_gone.unwrap_or(by_rule);
         let accepted = self.accepted();
         if n > limit && all > accepted {
             gone.retain(|id| before.contains(id));

@@ -13,6 +13,7 @@ mod batch;
 mod claims;
 mod folder;
 mod identical;
+mod made;
 mod pending;
 mod queue;
 mod refusal;
@@ -38,6 +39,7 @@ use parking_lot::Mutex;
 use self::batch::{FileSystem, Handed};
 use self::claims::Claims;
 use self::folder::{Links, parts_of, walk};
+use self::made::Made;
 pub use self::pending::Pending;
 use self::queue::Queue;
 pub use self::refusal::Refusal;
@@ -118,6 +120,7 @@ pub struct Placer {
     /// The folder of [`Root::Below`], once it is open.
     base: Mutex<Option<Arc<File>>>,
     claims: Claims,
+    made: Made,
     filesystems: Mutex<HashMap<u64, Arc<FileSystem>>>,
     queue: Arc<Queue>,
     worker: Option<JoinHandle<()>>,
@@ -149,14 +152,15 @@ impl Placer {
             source,
         })?;
         let (base, filesystems) = (Mutex::default(), Mutex::default());
-        let claims = match Claims::open() {
-            Ok(claims) => claims,
+        let lists = Claims::open().and_then(|claims| Ok((claims, Made::open()?)));
+        let (claims, made) = match lists {
+            Ok(lists) => lists,
             Err(e) => {
                 queue.close();
                 return Err(e);
             }
         };
-        Ok(Self { root, permissions, base, claims, filesystems, queue, worker: Some(worker) })
+        Ok(Self { root, permissions, base, claims, made, filesystems, queue, worker: Some(worker) })
     }
 
     /// What is at `target`: a relative path for [`Root::Below`], an absolute one for [`Root::InPlace`], ignored for
@@ -224,7 +228,7 @@ impl Placer {
         description: &Description,
         done: impl FnOnce(Result<Placed, Refusal>) + Send + 'static,
     ) {
-        match pending.describe(description) {
+        match pending.describe(description, &self.made) {
             Ok(placed) => {
                 if let Err(handed) = self.queue.push(Handed { pending, placed, done: Box::new(done) }) {
                     let path = handed.pending.spot.path();
@@ -247,11 +251,12 @@ impl Placer {
 
     /// Finds the folder of `target`; with `make`, makes it. `None` if it is missing.
     fn locate(&self, target: &Path, make: bool) -> Result<Option<Spot>, Refusal> {
+        let made = make.then_some(&self.made);
         let (folder, name) = match &self.root {
             Root::Below(dir) => {
                 let (parts, name) = parts_of(target.as_os_str())?;
                 let Some(base) = self.base(dir, make)? else { return Ok(None) };
-                (walk(&base, dir, &parts, Links::Refuse, make)?, name)
+                (walk(&base, dir, &parts, Links::Refuse, made)?, name)
             }
             Root::InPlace => {
                 let Some(relative) = target.as_os_str().as_bytes().strip_prefix(b"/") else {
@@ -259,9 +264,9 @@ impl Placer {
                     return Err(Refusal::new(UNSAFE_PATH, what));
                 };
                 let (parts, name) = parts_of(OsStr::from_bytes(relative))?;
-                (walk(&open_folder(Path::new("/"))?, Path::new("/"), &parts, Links::Follow, make)?, name)
+                (walk(&open_folder(Path::new("/"))?, Path::new("/"), &parts, Links::Follow, made)?, name)
             }
-            Root::File(path) => (walk_to_parent(path, make)?, file_name(path)?),
+            Root::File(path) => (walk_to_parent(path, made)?, file_name(path)?),
         };
         Ok(folder.map(|folder| Spot { folder, name }))
     }
@@ -331,7 +336,7 @@ fn open_folder(dir: &Path) -> Result<File, Refusal> {
 }
 
 /// The folder of a file that the user has named: his links and his `..` lead where they lead.
-fn walk_to_parent(path: &Path, make: bool) -> Result<Option<folder::Folder>, Refusal> {
+fn walk_to_parent(path: &Path, make: Option<&Made>) -> Result<Option<folder::Folder>, Refusal> {
     let base = if path.is_absolute() { Path::new("/") } else { Path::new(".") };
     let parent = path.parent().unwrap_or(Path::new(""));
     let parts = parent.components().filter_map(|part| match part {

@@ -200,17 +200,20 @@ fn the_tombstone_has_the_prefix_of_its_snapshots_and_any_path() {
     let odd = place.data().join(OsStr::from_bytes(b"t\xff/x.db"));
     fs::create_dir(odd.parent().unwrap()).unwrap();
     fs::copy(&made, &odd).unwrap();
+    place.make("stays/x.db", "delete", 1);
     let mut config = config(&place, "memory://p/q");
     config.patterns = litesnap::config::parse_patterns(&["data/{tenant}/*.db"], place.path()).unwrap();
     config.template = Template::parse("{{hostname}}/{{tenant}}").unwrap();
     let mut rig = Rig::with(place, config, &[]);
-    assert_eq!(rig.good().stored, 2);
+    assert_eq!(rig.good().stored, 3);
     fs::remove_file(&made).unwrap();
     fs::remove_file(&odd).unwrap();
     assert_eq!(rig.good().gone, 2);
-    let prefixes: Vec<_> = rig.keys().iter().map(|key| key.rsplit_once('/').unwrap().0.to_owned()).collect();
+    let all = rig.keys();
+    let keys: Vec<_> = all.iter().filter(|key| !key.contains("/stays/")).collect();
+    let prefixes: Vec<_> = keys.iter().map(|key| key.rsplit_once('/').unwrap().0.to_owned()).collect();
     assert_eq!(prefixes, ["p/q/host/acme", "p/q/host/acme", "p/q/host/t%FF", "p/q/host/t%FF"]);
-    let key = object_store::path::Path::parse(rig.keys().last().unwrap()).unwrap();
+    let key = object_store::path::Path::parse(*keys.last().unwrap()).unwrap();
     let object = rig
         .replicator
         .as_ref()
@@ -237,7 +240,7 @@ fn what_was_never_stored_gets_no_tombstone() {
 #[test]
 fn what_is_back_as_it_was_is_stored_again_above_its_tombstone() {
     for restarts in [false, true] {
-        let mut rig = Rig::memory(fleet(2));
+        let mut rig = Rig::memory(fleet(3));
         rig.good();
         rig.hide("0.db");
         assert_eq!(rig.good().gone, 1);
@@ -261,7 +264,7 @@ fn what_is_back_as_it_was_is_stored_again_above_its_tombstone() {
 #[test]
 fn what_is_back_is_stored_even_if_that_fails_at_first() {
     for restarts in [false, true] {
-        let mut rig = Rig::memory(fleet(1));
+        let mut rig = Rig::memory(fleet(2));
         rig.good();
         rig.hide("0.db");
         rig.good();
@@ -297,7 +300,7 @@ fn what_is_gone_again_before_it_was_stored_needs_no_second_tombstone() {
 
 #[test]
 fn what_is_made_anew_or_replaced_under_the_same_name_is_stored() {
-    let mut rig = Rig::memory(fleet(1));
+    let mut rig = Rig::memory(fleet(2));
     rig.good();
     let copy = rig.place.path().join("copy");
     fs::copy(rig.place.db("0.db"), &copy).unwrap();
@@ -326,7 +329,7 @@ fn what_is_made_anew_or_replaced_under_the_same_name_is_stored() {
 /// T11, for tombstones too.
 #[test]
 fn with_a_clock_set_back_times_still_go_up() {
-    let mut rig = Rig::memory(fleet(1));
+    let mut rig = Rig::memory(fleet(2));
     rig.good();
     rig.clock.advance(-7200 * SECOND);
     rig.hide("0.db");
@@ -631,6 +634,94 @@ fn a_mass_disappearance_writes_no_tombstone_until_a_note_accepts_it() {
     rig.execute("INSERT INTO meta VALUES('accept_gone', '10')");
     rig.good();
     assert_eq!(note(&rig), 0, "nothing is gone: it is spent all the same");
+}
+
+/// An empty folder is what a volume that is not mounted leaves: not even one is taken for deleted then, however few they
+/// were.
+#[test]
+fn where_no_database_is_left_nothing_is_concluded_until_accepted() {
+    for (n, by_note) in [(1, true), (3, false), (3, true)] {
+        let mut rig = Rig::memory(fleet(n));
+        rig.good();
+        (0..n).for_each(|n| rig.remove(&format!("{n}.db")));
+        for strange in [false, true] {
+            if strange {
+                // What is no database says nothing, not even before it was ever looked into.
+                fs::write(rig.place.db("notes.db"), "the volume belongs here").unwrap();
+            }
+            for _ in 0..2 {
+                let held = rig.cycle();
+                assert_eq!((held.gone, held.requests, held.exit_code()), (0, 0, 1), "{n}: {held:#?}");
+                let told = &held.errors[0];
+                assert!(told.contains(&format!("{n} of {n} known databases are gone")), "{told}");
+                assert!(told.contains("litesnap forget-gone --yes"), "{told}");
+                assert!(told.contains(&format!("--max-gone {n} ")), "{told}");
+                rig.restart();
+            }
+        }
+        rig.remove("notes.db");
+        assert_eq!((rig.tombstones(), rig.recorded_gone()), (0, 0));
+        if by_note {
+            rig.execute(&format!("INSERT INTO meta VALUES('accept_gone', '{n}')"));
+        } else {
+            rig.config.max_gone = Some(n as u64);
+            rig.restart();
+        }
+        assert_eq!(rig.good().gone, n as u64);
+        assert_eq!((rig.tombstones(), rig.recorded_gone()), (n, n as i64));
+        rig.expect_idle();
+    }
+}
+
+/// Deleted one after the other: the last one waits, and what was accepted before does not.
+#[test]
+fn the_last_database_of_a_host_is_held_until_another_is_stored() {
+    let mut rig = Rig::memory(fleet(3));
+    rig.good();
+    rig.flaky.plan(|_, _| Fate::Refuse);
+    rig.remove("0.db");
+    rig.remove("1.db");
+    assert!(rig.cycle().errors.is_empty());
+    rig.remove("2.db");
+    assert!(rig.cycle().errors[0].starts_with("1 of 3 known databases are gone"));
+    rig.flaky.heal();
+    let report = rig.cycle();
+    assert_eq!((report.gone, report.exit_code(), rig.tombstones()), (2, 1, 2), "{report:#?}");
+    rig.place.make("other.db", "delete", 5);
+    let report = rig.cycle();
+    assert_eq!((report.stored, report.gone, report.exit_code()), (1, 0, 1), "not before it is stored: {report:#?}");
+    assert_eq!((rig.good().gone, rig.tombstones()), (1, 3));
+    rig.expect_idle();
+}
+
+/// With the real binary: an error of the run, not of how it was called, whatever matches nothing.
+#[test]
+fn an_emptied_folder_is_an_error_until_forget_gone_or_max_gone_accepts_it() {
+    for by_word in [false, true] {
+        let place = fleet(3);
+        let once = |more: &[&str]| {
+            let args = [&["--once", "--host", "h"], more].concat();
+            Ran::from(place.replicate("data/**/*.db", &args).output().unwrap())
+        };
+        once(&[]).expect_code(0);
+        (0..3).for_each(|n| fs::remove_file(place.db(&format!("{n}.db"))).unwrap());
+        for more in [&[][..], &["--allow-empty"], &["--max-gone", "2"]] {
+            let held = once(more).expect_code(1);
+            assert!(held.out.contains("3 of 3 known databases are gone"), "{held:#?}");
+            assert_eq!(held.err.contains("nothing matches"), more != ["--allow-empty"], "{held:#?}");
+        }
+        assert_eq!(place.objects().len(), 3);
+        if by_word {
+            let forget = ["forget-gone", "--store", "store", "--state-dir", "state", "--yes"];
+            let accepted = place.run(&forget).expect_code(0);
+            assert!(accepted.out.contains("3 of 3 known databases are gone"), "{accepted:#?}");
+        }
+        let more: &[&str] = if by_word { &["--allow-empty"] } else { &["--allow-empty", "--max-gone", "3"] };
+        assert_eq!(once(more).expect_code(0).count("gone"), 3);
+        assert_eq!(place.objects().iter().filter(|object| object.key.ends_with(".deleted")).count(), 3);
+        // Nothing is known any more: a pattern that matches nothing is what is wrong again.
+        once(&[]).expect_code(2);
+    }
 }
 
 /// What somebody asked for is stored again, whatever its stamps, its content and its cooldown say.

@@ -341,7 +341,7 @@ fn the_folder_itself_may_be_a_link_and_is_made_on_first_use_only() {
     assert!(!new.parent().unwrap().exists());
     field.restore(&placer, "a/x.db").unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-    assert_eq!((mode(&new), mode(&new.join("a"))), (0o700, 0o755));
+    assert_eq!((mode(&new), mode(&new.join("a"))), (0o700, 0o750));
 }
 
 #[test]

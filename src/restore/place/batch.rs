@@ -46,7 +46,7 @@ pub(super) struct Handed {
 impl Handed {
     /// File descriptors that it holds.
     pub(super) fn descriptors(&self) -> usize {
-        2 + self.pending.spot.folder.unowned.len()
+        2 + self.pending.spot.folder.made.len()
     }
 
     fn refuse(self, refusal: Refusal) {
@@ -188,7 +188,7 @@ fn sync_folders<'a>(folders: impl Iterator<Item = (&'a FileSystem, &'a Folder)> 
     let mut seen = BTreeSet::new();
     for (_, folder) in folders {
         // From the top: a folder that was made is an entry of the one above it.
-        for made in &folder.unowned {
+        for made in &folder.made {
             sync_folder(made).map_err(|e| Refusal::of("sync the folder", &folder.path, &e))?;
         }
         if seen.insert(folder.id) {

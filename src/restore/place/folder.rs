@@ -1,9 +1,10 @@
 //! Folders of targets, found from descriptor to descriptor, so that nobody can swap a part of a path between a look at it and
 //! its use.
 //!
-//! A folder that is missing is made with mode 01700, a mode that nobody gives a folder otherwise, and gets its owner and 0755
-//! with the first database that is put into it. A run that is killed in between leaves the mark, by which the next one knows
-//! the folder as one that still needs its owner.
+//! A folder that is missing is made with mode 01700, a mode that nobody gives a folder otherwise, and gets owner and mode
+//! (see `made`) with the first database that is put into it: never more rights than that database gives, but for passing
+//! through to others below it. A run that is killed in between leaves the mark, by which the next one knows the folder as
+//! one that still needs its owner.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -19,6 +20,7 @@ use nix::libc;
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
 use nix::unistd::Uid;
 
+use super::made::Made;
 use super::refusal::{NOT_A_FILE, Refusal, UNSAFE_PATH};
 use crate::fs::shown;
 
@@ -43,44 +45,50 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
     /// Device and inode.
     pub(super) id: (u64, u64),
-    /// The folders on the way here that have no owner yet, from the top, with the one above the first of them in front.
-    pub(super) unowned: Vec<File>,
+    /// The folders on the way here that have no owner yet, or were made by this run and let nobody pass, from the top, with
+    /// the one above the first of them in front.
+    pub(super) made: Vec<File>,
 }
 
-/// Opens the folder that `parts` lead to from `base`. With `make`, makes what is missing; without it, `None` then.
+/// Opens the folder that `parts` lead to from `base`. With `make`, makes what is missing; without it,
+/// `None` then.
 pub(super) fn walk(
     base: &File,
     base_path: &Path,
     parts: &[&OsStr],
     links: Links,
-    make: bool,
+    make: Option<&Made>,
 ) -> Result<Option<Folder>, Refusal> {
     let mut path = base_path.to_path_buf();
     let mut here = reopen(base).map_err(|e| Refusal::of("open the folder", &path, &e))?;
-    let mut unowned = Vec::new();
-    for part in parts {
+    let mut made = Vec::new();
+    for (at, part) in parts.iter().enumerate() {
         let above_path = path.clone();
         path.push(part);
         let next = match enter(&here, part, links) {
-            Err(Errno::ENOENT) if !make => return Ok(None),
+            Err(Errno::ENOENT) if make.is_none() => return Ok(None),
             Err(Errno::ENOENT) => make_unowned(&here, part)
                 .map_err(|e| Refusal::of("make a folder in", &above_path, &e.into()))
                 .and_then(|()| enter(&here, part, links).map_err(|e| not_entered(&here, part, &path, e)))?,
             other => other.map_err(|e| not_entered(&here, part, &path, e))?,
         };
         let failed = |e: io::Error| Refusal::of("look at the folder", &path, &e);
-        if is_unowned(&fstat(&next).map_err(|e| failed(e.into()))?) {
-            if unowned.is_empty() {
-                unowned.push(reopen(&here).map_err(failed)?);
+        let stat = fstat(&next).map_err(|e| failed(e.into()))?;
+        // Nobody has to pass through the last one.
+        let passed = make.filter(|_| at + 1 < parts.len());
+        let is_closed = |run: &Made| run.is_closed((stat.st_dev, stat.st_ino), stat.st_mode);
+        if is_unowned(&stat) || passed.map_or(Ok(false), is_closed).map_err(failed)? {
+            if made.is_empty() {
+                made.push(reopen(&here).map_err(failed)?);
             }
-            unowned.push(reopen(&next).map_err(failed)?);
+            made.push(reopen(&next).map_err(failed)?);
         }
         here = File::from(next);
     }
     let failed = |e: io::Error| Refusal::of("open the folder", &path, &e);
     let dir = reopen(&here).map_err(failed)?;
     let meta = dir.metadata().map_err(failed)?;
-    Ok(Some(Folder { dir, id: (meta.dev(), meta.ino()), path, unowned }))
+    Ok(Some(Folder { dir, id: (meta.dev(), meta.ino()), path, made }))
 }
 
 /// One step down. By `O_PATH`, as it needs no right to list the folders on the way.

@@ -21,7 +21,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use twox_hash::XxHash3_64;
 
 use super::batch::FileSystem;
-use super::folder::still_unowned;
+use super::made::Made;
 use super::refusal::{IN_USE, IO_ERROR, Refusal, UNSAFE_PATH, UNWRITABLE};
 use super::target::Spot;
 use super::{Placed, aside};
@@ -94,16 +94,16 @@ impl Pending {
     }
 
     /// Gives the file, and the folders that were made for it, owner, mode and time.
-    pub(super) fn describe(&self, description: &Description) -> Result<Placed, Refusal> {
+    pub(super) fn describe(&self, description: &Description, made: &Made) -> Result<Placed, Refusal> {
         let failed = |e: io::Error| Refusal::of("set owner, mode and time of", &self.path(), &e);
         let size = self.file.metadata().map_err(failed)?.len();
         if size != description.raw_size {
             let what = format!("{size} bytes were written where its description says {}", description.raw_size);
             return Err(Refusal::new(IO_ERROR, format!("{}: {what}", shown(&self.path()))));
         }
-        for folder in self.spot.folder.unowned.iter().skip(1).filter(|folder| still_unowned(folder)) {
-            own(folder, description).and_then(|_| chmod(folder, 0o755)).map_err(failed)?;
-        }
+        let folder = &self.spot.folder;
+        made.describe(folder, description)
+            .map_err(|e| Refusal::of("set owner and mode of folders made on the way to", &folder.path, &e))?;
         // Before the mode, for it takes bits away from it.
         let is_owned = own(&self.file, description).map_err(failed)?;
         // Never more than permission bits: the bytes are foreign, and set-user-id is for programs.
@@ -243,7 +243,7 @@ fn is_named(file: &File, spot: &Spot, temp: &OsStr) -> Result<bool, Refusal> {
 }
 
 /// Gives `file` the described owner and group, or at least the group. False if that is not permitted.
-fn own(file: &File, description: &Description) -> io::Result<bool> {
+pub(super) fn own(file: &File, description: &Description) -> io::Result<bool> {
     let (uid, gid) = (Uid::from_raw(description.uid), Gid::from_raw(description.gid));
     if tolerated(fchown(file, Some(uid), Some(gid)))? {
         return Ok(true);
@@ -252,7 +252,7 @@ fn own(file: &File, description: &Description) -> io::Result<bool> {
     Ok(false)
 }
 
-fn chmod(file: &File, mode: u32) -> io::Result<bool> {
+pub(super) fn chmod(file: &File, mode: u32) -> io::Result<bool> {
     tolerated(fchmod(file, Mode::from_bits_truncate(mode)))
 }
 

@@ -113,9 +113,9 @@ fn owner_mode_and_time_are_the_described_ones_and_never_more_than_permissions() 
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (uid, gid, expected), "{name}");
         assert_eq!((meta.mtime(), meta.mtime_nsec()), (1_700_000_000, 123_456_789));
     }
-    for folder in ["new", "new/er"] {
+    for (folder, mode) in [("new", 0o751), ("new/er", 0o750)] {
         let meta = fs::metadata(dir.path().join(folder)).unwrap();
-        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (uid, gid, 0o755), "{folder}");
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (uid, gid, mode), "{folder}");
     }
     // One that was there keeps its owner.
     assert_eq!(fs::metadata(dir.path()).unwrap().uid(), Uid::effective().as_raw());
@@ -128,12 +128,110 @@ fn a_folder_of_a_killed_run_still_gets_its_owner() {
     let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777;
     assert_eq!((mode("a"), mode("a/b")), (0o1700, 0o1700), "nobody's yet");
     restore(&below(dir.path(), GENTLE), "a/b/x.db", &image(1), &described(&image(1))).unwrap();
-    assert_eq!((mode("a"), mode("a/b")), (0o755, 0o755));
+    assert_eq!((mode("a"), mode("a/b")), (0o751, 0o750));
     // What others have made stays as it is.
     fs::create_dir(dir.path().join("theirs")).unwrap();
     fs::set_permissions(dir.path().join("theirs"), fs::Permissions::from_mode(0o700)).unwrap();
     restore(&below(dir.path(), GENTLE), "theirs/x.db", &image(1), &described(&image(1))).unwrap();
     assert_eq!(mode("theirs"), 0o700);
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+fn of_mode(mode: u32) -> Description {
+    Description { mode, ..described(&image(1)) }
+}
+
+#[test]
+fn folders_that_are_made_are_as_private_as_the_database_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let placer = below(dir.path(), GENTLE);
+    let table = [
+        (0o600, 0o700),
+        (0o640, 0o750),
+        (0o660, 0o770),
+        (0o644, 0o750),
+        (0o666, 0o770),
+        (0o604, 0o700),
+        (0o620, 0o700),
+    ];
+    for (mode, expected) in table {
+        restore(&placer, &format!("{mode:o}/in/deep/x.db"), &image(1), &of_mode(mode)).unwrap();
+        let top = dir.path().join(format!("{mode:o}"));
+        let modes = [mode_of(&top), mode_of(&top.join("in")), mode_of(&top.join("in/deep"))];
+        assert_eq!(modes, [expected | 0o011, expected | 0o011, expected], "{mode:o}");
+        // The first one decided: a more open one gives nothing away.
+        restore(&placer, &format!("{mode:o}/in/deep/y.db"), &image(1), &of_mode(0o666)).unwrap();
+        assert_eq!(mode_of(&top.join("in/deep")), expected, "{mode:o}");
+    }
+}
+
+#[test]
+fn a_folder_that_holds_a_database_lets_others_pass_to_those_below_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    for private in ["theirs", "theirs/in"] {
+        fs::create_dir(path(private)).unwrap();
+        fs::set_permissions(path(private), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    let placer = below(dir.path(), GENTLE);
+    restore(&placer, "a/x.db", &image(1), &of_mode(0o600)).unwrap();
+    assert_eq!(mode_of(&path("a")), 0o700);
+    restore(&placer, "a/b/c/y.db", &image(1), &of_mode(0o640)).unwrap();
+    assert_eq!(["a", "a/b", "a/b/c"].map(|name| mode_of(&path(name))), [0o711, 0o751, 0o750]);
+    // Both on their way at once: whichever is done first.
+    for (folder, deep_first) in [("c", false), ("d", true)] {
+        let (upper, lower) = (format!("{folder}/x.db"), format!("{folder}/b/y.db"));
+        let order = if deep_first { [&lower, &upper] } else { [&upper, &lower] };
+        let begun = order.map(|name| placer.begin(Path::new(name)).unwrap());
+        for mut pending in begun {
+            pending.write_all(&image(1)).unwrap();
+            placer.finish(pending, &of_mode(0o600), |result| assert!(result.is_ok()));
+        }
+        assert_eq!((mode_of(&path(folder)), mode_of(&path(&format!("{folder}/b")))), (0o711, 0o700), "{folder}");
+    }
+    // What was there before the run is not opened to anybody.
+    restore(&placer, "theirs/in/x.db", &image(1), &of_mode(0o666)).unwrap();
+    restore(&placer, "theirs/in/new/x.db", &image(1), &of_mode(0o666)).unwrap();
+    assert_eq!(["theirs", "theirs/in", "theirs/in/new"].map(|name| mode_of(&path(name))), [0o700, 0o700, 0o770]);
+    // Nor what an earlier run has made: by now it may be as its owner wants it.
+    fs::set_permissions(path("a"), fs::Permissions::from_mode(0o700)).unwrap();
+    restore(&below(dir.path(), GENTLE), "a/b/z.db", &image(1), &of_mode(0o666)).unwrap();
+    assert_eq!(mode_of(&path("a")), 0o700);
+}
+
+/// Each owner reaches his own database, and no other.
+#[test]
+fn two_owners_below_one_folder_reach_their_own_databases_only() {
+    use std::os::unix::process::CommandExt;
+    if !Uid::effective().is_root() {
+        println!("SKIPPED: giving files away needs root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let placer = below(dir.path(), GENTLE);
+    let (one, other) = (12_345, 23_456);
+    let files = [("t/top.db", one), ("t/one/x.db", one), ("t/other/x.db", other)];
+    for (name, id) in files {
+        restore(&placer, name, &image(1), &described_as(&image(1), id, id, 0o644)).unwrap();
+    }
+    for (name, owner) in files {
+        for id in [one, other] {
+            let mut cat = std::process::Command::new("cat");
+            let read = cat.arg(dir.path().join(name)).uid(id).gid(id).output().unwrap();
+            // The folder of the first lets others pass, and this one file of it is readable for all.
+            let may = id == owner || name == "t/top.db";
+            assert_eq!(read.status.success(), may, "{name} by {id}: {read:?}");
+        }
+        let above = dir.path().join(name);
+        assert_eq!(
+            fs::metadata(above.parent().unwrap()).unwrap().uid(),
+            if name == "t/other/x.db" { other } else { one }
+        );
+    }
 }
 
 /// A kill between setting the sidecars aside and the rename: the temporary file is still there.
