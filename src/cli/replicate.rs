@@ -66,7 +66,8 @@ pub(crate) struct Replicate {
     #[arg(long, value_name = "RATE", value_parser = parse_rate, env = "LITESNAP_LIMIT_UPLOAD")]
     pub(crate) limit_upload: Option<u64>,
 
-    /// Known databases that may be gone at once without it being an error [default: a tenth, or 20]
+    /// Known databases that may be gone at once without it being an error [default: a tenth, or 20; none, if no
+    /// other is left]
     #[arg(long, value_name = "N", env = "LITESNAP_MAX_GONE")]
     pub(crate) max_gone: Option<u64>,
 
