@@ -7,9 +7,10 @@ use crate::detect::Pace;
 use crate::error::{Error, Result};
 use crate::layout::{TEMPLATE_DEFAULT, Template};
 use crate::pattern::{Excludes, Pattern};
+use crate::retention::Rules;
 use crate::store::StoreOptions;
 use crate::timestamp::Timestamp;
-use crate::upkeep::Schedule;
+use crate::verify::Share;
 
 /// Between two cycles.
 pub const INTERVAL_DEFAULT: &str = "30s";
@@ -59,6 +60,23 @@ pub struct Config {
     pub max_gone: Option<u64>,
     /// What is done beside the loop.
     pub upkeep: Schedule,
+}
+
+/// What is to be done beside the loop.
+#[derive(Debug, Clone, Default)]
+pub struct Schedule {
+    /// Prune by these rules once a day; not at all if there is none.
+    pub keep: Rules,
+    /// Verify a share of what is stored, this often.
+    pub verify: Option<(Duration, Share)>,
+}
+
+impl Schedule {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keep.is_empty() && self.verify.is_none()
+    }
 }
 
 /// Databases of `known` that may be gone in one cycle without anybody asking, as long as others are there.

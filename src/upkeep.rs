@@ -12,17 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
 use crate::clock::{Clock, MILLISECOND};
-use crate::config::Config;
+use crate::config::{Config, Schedule};
 use crate::control::Control;
 use crate::cycle::Silent;
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prune::{PruneOptions, prune};
-use crate::retention::Rules;
 use crate::state::StateDb;
 use crate::store::{Env, StoreOptions};
 use crate::timestamp::Timestamp;
-use crate::verify::{Extent, Share, VerifyOptions, verify};
+use crate::verify::{Extent, VerifyOptions, verify};
 
 /// Between two runs of prune.
 pub const PRUNE_EVERY: Duration = Duration::from_secs(86_400);
@@ -32,23 +31,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(3600);
 const CONCURRENCY_MAX: usize = 16;
 /// Lines that one run may add to the log.
 const LINES_MAX: usize = 20;
-
-/// What is to be done beside the loop.
-#[derive(Debug, Clone, Default)]
-pub struct Schedule {
-    /// Prune by these rules once a day; not at all if there is none.
-    pub keep: Rules,
-    /// Verify a share of what is stored, this often.
-    pub verify: Option<(Duration, Share)>,
-}
-
-impl Schedule {
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.keep.is_empty() && self.verify.is_none()
-    }
-}
 
 /// One of the things done beside the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use litesnap::clock::SystemClock;
-use litesnap::config::{Config, default_state_dir, parse_patterns};
+use litesnap::config::{Config, Schedule, default_state_dir, parse_patterns};
 use litesnap::control::Control;
 use litesnap::detect::Pace;
 use litesnap::error::{Error, Reason};
@@ -17,7 +17,7 @@ use litesnap::plan::{Planned, dry_run};
 use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
 use litesnap::store::{StoreOptions, credentials_hint};
-use litesnap::upkeep::{Schedule, Upkeep};
+use litesnap::upkeep::Upkeep;
 
 use super::{environment, ignore_closed, print, store_options};
 use crate::cli::Replicate;
