@@ -414,13 +414,15 @@ impl Access {
     {
         let threads = thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
         let (fetched, inbox) = mpsc::channel::<(T, Result<Body, FetchError>)>(threads * 2);
-        let inbox = Mutex::new(inbox);
+        // Belongs to those who work: if a defect ended all of them, what is fetched would wait for nobody.
+        let inbox = Arc::new(Mutex::new(inbox));
         let budget = Budget::new(MEMORY);
         let slots = Arc::new(Semaphore::new(self.concurrency));
         let large = Arc::new(Semaphore::new(LARGE_AT_ONCE));
         thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| {
+                let (inbox, work) = (Arc::clone(&inbox), &work);
+                scope.spawn(move || {
                     loop {
                         let next = inbox.lock().blocking_recv();
                         let Some((task, body)) = next else { break };
@@ -428,6 +430,7 @@ impl Access {
                     }
                 });
             }
+            drop(inbox);
             for (task, wanted) in tasks {
                 if self.stops() {
                     work(task, Err(FetchError::Untried));
@@ -527,7 +530,7 @@ impl Access {
 }
 
 /// What `request` gives, unless a stop was asked for and it has not come a while after that.
-async fn until_given_up<F: Future>(control: &Control, request: F) -> Option<F::Output> {
+pub(crate) async fn until_given_up<F: Future>(control: &Control, request: F) -> Option<F::Output> {
     tokio::select! {
         biased;
         got = request => Some(got),

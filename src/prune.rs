@@ -114,6 +114,7 @@ pub fn prune(access: &Access, options: &PruneOptions, now: Timestamp, observer: 
     report.foreign = catalogue.totals().foreign;
     report.counted_from = (now.as_ms() - time.as_ms() > DAY_MS).then_some(time);
     let plan = decide_all(access, &catalogue, options, (now, time), &mut report, observer)?;
+    report.unmatched = catalogue.unmatched(&options.names)?.into_iter().map(str::to_owned).collect();
     drop(catalogue);
     if options.dry_run {
         plan.add_to(&mut report)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
@@ -27,6 +28,9 @@ use crate::verify::{Extent, VerifyOptions, verify};
 pub const PRUNE_EVERY: Duration = Duration::from_secs(86_400);
 /// A run that could not reach the store is tried again after this.
 const RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// Shortest and longest time between two looks at what is due.
+const PAUSE_MIN: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Requests at once: the cycles go first.
 const CONCURRENCY_MAX: usize = 16;
 /// Lines that one run may add to the log.
@@ -78,6 +82,8 @@ pub struct Upkeep {
     db: Arc<StateDb>,
     clock: Arc<dyn Clock>,
     control: Arc<Control>,
+    /// The last runs of this process: where the state takes no note, they are not done again and again.
+    ran: Mutex<Vec<(Task, LastRun)>>,
 }
 
 /// The thread that waits for what is due; ends with the loop, which must have been asked to stop when this is dropped.
@@ -118,6 +124,7 @@ impl Upkeep {
             db,
             clock,
             control,
+            ran: Mutex::default(),
         })
     }
 
@@ -132,7 +139,7 @@ impl Upkeep {
                 let next_ms = self.tasks().map(|task| self.due_ms(task)).min().unwrap_or(i64::MAX);
                 let wait_ms = u64::try_from(next_ms.saturating_sub(self.now_ms())).unwrap_or(0);
                 // Not to its end: the clock may be set meanwhile.
-                self.control.pause(Duration::from_millis(wait_ms.saturating_add(1)).min(Duration::from_secs(600)));
+                self.control.pause(Duration::from_millis(wait_ms).clamp(PAUSE_MIN, PAUSE_MAX));
             }
         };
         let thread = std::thread::Builder::new().name("upkeep".into()).spawn(work);
@@ -167,7 +174,9 @@ impl Upkeep {
 
     fn due_ms(&self, task: Task) -> i64 {
         let note = self.db.meta(&note_of(task.name())).ok().flatten();
-        let last = note.and_then(|note| serde_json::from_str::<LastRun>(&note).ok());
+        let noted = note.and_then(|note| serde_json::from_str::<LastRun>(&note).ok());
+        let ran = self.ran.lock().iter().rev().find(|(of, _)| *of == task).map(|(_, last)| last.clone());
+        let last = [noted, ran].into_iter().flatten().max_by_key(|last| last.at);
         due_ms(last.as_ref(), self.every(task), self.now_ms())
     }
 
@@ -188,6 +197,10 @@ impl Upkeep {
         };
         let last = LastRun { at, exit_code, result };
         let note = serde_json::to_string(&last).expect("a run has only text and numbers");
+        let mut ran = self.ran.lock();
+        ran.retain(|(of, _)| *of != task);
+        ran.push((task, last));
+        drop(ran);
         if let Err(e) = self.db.set_meta(&note_of(task.name()), &note) {
             log::error!("{}", crate::record::chain(&e));
         }
@@ -222,7 +235,9 @@ impl Upkeep {
             return Err(Error::Interrupted { signal });
         }
         // Before the first snapshot there is nothing to look at, and nothing wrong with that here.
-        let exit_code = if report.is_empty() { 0 } else { report.exit_code() };
+        let nothing_yet =
+            report.is_empty() && report.counts.snapshots == 0 && report.counts.requested.unwrap_or(0) == 0;
+        let exit_code = if nothing_yet { 0 } else { report.exit_code().max(u8::from(report.is_empty())) };
         tell("verify", exit_code, &report.text());
         Ok((exit_code, report.line()))
     }

@@ -81,6 +81,7 @@ pub fn verify(
     }
     let catalogue = access.catalogue(&options.names)?;
     let counts = Counts { seed, ..choose(&ledger, &catalogue, options.extent, seed, beside.is_some())? };
+    let unmatched = catalogue.unmatched(&options.names)?.into_iter().map(str::to_owned).collect();
     drop(catalogue);
 
     observer.planned(ledger.chosen()?);
@@ -90,8 +91,7 @@ pub fn verify(
     done?;
     let (ledger, mut counts, store_failure) = run.into_parts();
     let judged_none = counts.checked + counts.missing == 0;
-    let interrupted = access.control.stop_signal();
-    if interrupted.is_none() {
+    if !access.control.is_stopped() {
         counts.removed_meanwhile = meanwhile::removed(access, &options.names, &ledger, beside.as_ref())?;
         counts.missing -= counts.removed_meanwhile;
         counts.requested = beside.map(|beside| request(&ledger, &beside, &mut counts.missing)).transpose()?;
@@ -103,7 +103,9 @@ pub fn verify(
     counts.requests = access.store.requests.total() - requests;
     counts.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let store_down = access.down().or_else(|| store_failure.clone().filter(|_| judged_none));
-    VerifyReport::new(counts, ledger, store_failure, store_down, interrupted)
+    // A stop that came while marking counts, too.
+    let report = VerifyReport::new(counts, ledger, store_failure, store_down, access.control.stop_signal())?;
+    Ok(VerifyReport { unmatched, ..report })
 }
 
 /// If most of what was `checked` is under keys that are not its own, it is the store that is not where it is said to be:

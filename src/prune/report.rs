@@ -18,6 +18,8 @@ use crate::timestamp::Timestamp;
 pub struct PruneReport {
     /// Nothing was done.
     pub dry_run: bool,
+    /// Globs that no stored database matches.
+    pub unmatched: Vec<String>,
     /// Databases that were decided about.
     pub databases: u64,
     /// Snapshots that were decided about.

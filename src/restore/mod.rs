@@ -12,13 +12,14 @@ pub mod report;
 mod run;
 mod single;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use report::RestoreReport;
 pub use run::{ToDo, restore};
 pub use single::restore_to;
 
 use crate::names::Names;
+use crate::store::{Kind, Store};
 use crate::timestamp::Timestamp;
 use check::Check;
 
@@ -56,4 +57,13 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// What SQLite is asked about each before it takes its place.
     pub check: Check,
+}
+
+/// Whether what would be made at the absolute `path` would lie in the folder of `store`.
+#[must_use]
+pub fn lies_in_store(path: &Path, store: &Store) -> bool {
+    let Kind::Folder { root } = &store.kind else { return false };
+    // What is not there yet will lie in what is.
+    let there = path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
+    there.map_or_else(|| path.to_path_buf(), |(above, rest)| above.join(rest)).starts_with(root)
 }

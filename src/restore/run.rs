@@ -297,6 +297,10 @@ impl<'a> Run<'a> {
 
     /// What is at the target. A dry run also finds out whether something could be put there.
     fn look(&self, item: &Item) -> Result<Found, Refusal> {
+        if self.options.target == Target::InPlace && super::lies_in_store(&item.target, &self.access.store) {
+            let detail = format!("{} lies in the store: restore it with --into", item.target.display());
+            return Err(Refusal { word: "unsafe-path", detail });
+        }
         match self.placer.look(&item.target)? {
             Found::Nothing if self.options.dry_run => self.placer.permit(&item.target),
             found => Ok(found),

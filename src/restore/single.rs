@@ -10,15 +10,16 @@ use super::plan::Plan;
 use super::run::{refuse_nothing, too_many};
 use crate::access::{Access, FetchError};
 use crate::error::{Error, Failure, Reason, Result};
-use crate::object::Description;
+use crate::fs::shown;
+use crate::names::decoded;
 use crate::scratch;
 
 /// Writes the one database that `options` mean to `out`: not a byte before all of it is fetched and checked, for which it
-/// lies in a temporary file without a name.
+/// lies in a temporary file without a name. Tells whether it is all that was asked for, as asked; what is not is logged.
 ///
 /// # Errors
 /// As [`restore`](super::restore); and [`Error::Object`] if the object is missing or not what it should be.
-pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Write) -> Result<Description> {
+pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Write) -> Result<bool> {
     let catalogue = access.catalogue(&options.names)?;
     let outcomes = Outcomes::new()?;
     let plan = Plan::make(access, &catalogue, options, &outcomes)?;
@@ -26,6 +27,7 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
     if plan.counts().databases > 1 {
         return Err(too_many(plan.counts().databases));
     }
+    plan.name_globs_without(options, &outcomes)?;
     let mut items = plan.items();
     let Some(item) = items.next() else {
         items.end()?;
@@ -36,6 +38,13 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
         })?;
         return Err(Error::Object { what: why.unwrap_or_default() });
     };
+    // There is no report beside the bytes.
+    let mut as_asked = true;
+    outcomes.each::<Error>(|outcome| {
+        as_asked = false;
+        log::error!("{}: {}: {}", shown(&decoded(&outcome.name)), outcome.word, outcome.detail);
+        Ok(())
+    })?;
     let mut file = tempfile::tempfile().map_err(scratch::no_room)?;
     let fetched = parking_lot::Mutex::new(None);
     let key = item.wanted.location.key.clone();
@@ -44,8 +53,8 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
         let decoded = body.and_then(|body| Ok(access.decode(&location, body, &mut &file)?));
         *fetched.lock() = Some(decoded);
     });
-    let description = match fetched.into_inner() {
-        Some(Ok(description)) => description,
+    match fetched.into_inner() {
+        Some(Ok(_)) => {}
         Some(Err(_)) | None if access.control.is_stopped() => {
             return Err(Error::Interrupted { signal: access.control.stop_signal().unwrap_or(15) });
         }
@@ -60,7 +69,7 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
     file.seek(SeekFrom::Start(0)).map_err(scratch::no_room)?;
     let written = |source| Error::Io { attempt: "write to", path: "standard output".into(), source };
     std::io::copy(&mut file, out).and_then(|_| out.flush()).map_err(written)?;
-    Ok(description)
+    Ok(as_asked)
 }
 
 fn store_failed(access: &Access, failure: &Failure) -> Error {

@@ -142,10 +142,7 @@ impl Listing<'_> {
         }
         if self.databases > 0 {
             let unmatched = if self.args.only.globs.len() > 1 { catalogue.unmatched(names)? } else { Vec::new() };
-            for glob in &unmatched {
-                log::error!("nothing in {} matches {glob}", store.name);
-            }
-            return Ok(u8::from(self.unreadable > 0 || !unmatched.is_empty()));
+            return Ok(super::name_unmatched(&unmatched, &store.name).max(u8::from(self.unreadable > 0)));
         }
         if names.texts().is_empty() {
             log::info!("{} holds no snapshots", store.name);

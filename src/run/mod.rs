@@ -49,6 +49,14 @@ fn access(args: &StoreArgs) -> anyhow::Result<Access> {
     Ok(access)
 }
 
+/// Says of each glob that nothing matches it; the exit code for that.
+fn name_unmatched<S: AsRef<str>>(globs: &[S], store: &str) -> u8 {
+    for glob in globs {
+        log::error!("nothing in {store} matches {}", glob.as_ref());
+    }
+    u8::from(!globs.is_empty())
+}
+
 fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())

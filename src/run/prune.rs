@@ -39,7 +39,8 @@ pub(crate) fn prune(args: &Prune) -> anyhow::Result<u8> {
     let report = litesnap::prune::prune(&access, &options, now, &told)?;
     told.finish()?;
     print(&if args.json { report.json() + "\n" } else { report.text() })?;
-    ended(&report, &access.store.name)
+    let unmatched = super::name_unmatched(&report.unmatched, &access.store.name);
+    ended(&report, &access.store.name).map(|code| code.max(unmatched))
 }
 
 /// The exit code, or the error that ended it.

@@ -14,8 +14,9 @@ use litesnap::fs::{absolute, shown};
 use litesnap::names::{Names, decoded};
 use litesnap::restore::check::Check;
 use litesnap::restore::plan::{Counts, Item};
-use litesnap::restore::{RestoreOptions, RestoreReport, Target, ToDo, restore as bring_back, restore_to};
-use litesnap::store::Kind;
+use litesnap::restore::{
+    RestoreOptions, RestoreReport, Target, ToDo, lies_in_store, restore as bring_back, restore_to,
+};
 
 use super::{access, ignore_closed};
 use crate::cli::{CheckArg, Restore};
@@ -28,7 +29,7 @@ pub(crate) fn restore(args: Restore, bar: Bar) -> anyhow::Result<u8> {
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     if to_stdout && !args.dry_run {
         let written = restore_to(&access, &options, &mut std::io::stdout().lock());
-        return nothing_may_be(&args, written.map(|_| 0));
+        return nothing_may_be(&args, written.map(|as_asked| u8::from(!as_asked)));
     }
     let observer = Arc::new(bar) as Arc<dyn litesnap::cycle::Observer>;
     let done = bring_back(&access, &options, &observer, |to_do| {
@@ -94,19 +95,23 @@ fn options(args: &Restore) -> anyhow::Result<RestoreOptions> {
     })
 }
 
-/// Restored databases in the store's own folder would be foreign objects there.
+/// Restored databases in the store's own folder would be foreign objects there, or be written over its own.
 fn outside_the_store(target: &Target, access: &Access) -> anyhow::Result<()> {
-    let (Target::Into(dir), Kind::Folder { root }) = (target, &access.store.kind) else { return Ok(()) };
-    // What is not there yet will lie in what is.
-    let there = dir.ancestors().find_map(|above| Some((above.canonicalize().ok()?, dir.strip_prefix(above).ok()?)));
-    let real = there.map_or_else(|| dir.clone(), |(above, rest)| above.join(rest));
-    if real.starts_with(root) {
-        let (dir, root) = (shown(dir), shown(root));
-        let what =
-            format!("--into {dir} lies in the store's folder {root}: name one outside it, such as /tmp/restored");
-        return Err(Error::Usage(what).into());
+    let (path, option) = match target {
+        Target::Into(dir) => (dir, "--into"),
+        Target::File(file) => (file, "-o"),
+        // Each is looked at by itself.
+        Target::InPlace => return Ok(()),
+    };
+    if !lies_in_store(path, &access.store) {
+        return Ok(());
     }
-    Ok(())
+    let what = format!(
+        "{option} {} lies in the store {}: name a place outside it, such as /tmp/restored",
+        shown(path),
+        access.store.name
+    );
+    Err(Error::Usage(what).into())
 }
 
 /// An empty store is no error for a container that starts for the first time.

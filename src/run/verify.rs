@@ -30,7 +30,8 @@ pub(crate) fn verify(args: &Verify, bar: &Bar) -> anyhow::Result<u8> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     let written = if args.json { report.write_json(&mut out) } else { report.write_text(&mut out) };
     written.and_then(|()| out.flush()).or_else(ignore_closed).context("cannot write to standard output")?;
-    ended(&report, &access.store.name, args)
+    let code = ended(&report, &access.store.name, args)?;
+    Ok(code.max(super::name_unmatched(&report.unmatched, &access.store.name)))
 }
 
 /// The exit code, or the error that is to be told besides.

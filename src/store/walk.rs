@@ -102,7 +102,12 @@ impl Walk {
     fn below(&mut self, top: &str) -> Result<()> {
         let path = if top.is_empty() { self.folder.root().to_owned() } else { self.folder.root().join(top) };
         // The way down to a prefix may lead through links already.
-        let is_linked = !top.is_empty() && path.canonicalize().is_ok_and(|real| real != path);
+        let real = if top.is_empty() { None } else { path.canonicalize().ok().filter(|real| *real != path) };
+        if real.as_deref().is_some_and(|real| self.is_inside(real)) {
+            self.pass_over(&path, ANOTHER_NAME);
+            return Ok(());
+        }
+        let is_linked = real.is_some();
         if !self.enter(path.clone(), top.to_owned(), is_linked)? {
             self.nothing_at(path)?;
         }
@@ -144,6 +149,8 @@ impl Walk {
         match fs::read_dir(&path) {
             Ok(entries) => self.open.push(Level { entries, path, key, is_linked }),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(false),
+            // Nothing is called so.
+            Err(e) if e.raw_os_error() == Some(Errno::ENAMETOOLONG as i32) => return Ok(false),
             // The file system's own, in its root, for root alone; in our keys a plus sign is encoded.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied && key == "lost+found" => {
                 self.pass_over(&path, "not ours")
@@ -187,6 +194,10 @@ impl Walk {
 
     fn follow(&mut self, path: PathBuf, key: String) -> Result<()> {
         let target = fs::metadata(&path);
+        if path.canonicalize().is_ok_and(|real| self.is_inside(&real)) {
+            self.pass_over(&path, ANOTHER_NAME);
+            return Ok(());
+        }
         match &target {
             Ok(meta) if meta.is_dir() => self.enter_once(path, key),
             Ok(meta) => {
@@ -227,11 +238,19 @@ impl Walk {
         self.found.push(Ok(ObjectMeta { location, last_modified, size: meta.len(), e_tag: None, version: None }));
     }
 
+    fn is_inside(&self, real: &std::path::Path) -> bool {
+        real.starts_with(self.folder.root())
+    }
+
     fn pass_over(&self, path: &std::path::Path, why: &str) {
         log::debug!("{}: passed over: {why}", shown(path));
         self.folder.note_passed_over();
     }
 }
+
+/// What a link within the store leads to has a name of its own; under a second one it would look like objects in the
+/// wrong place, and what is removed under it would be gone under the first.
+const ANOTHER_NAME: &str = "another name for something in this store";
 
 fn is_file_or_link(kind: FileType) -> bool {
     kind.is_file() || kind.is_symlink()

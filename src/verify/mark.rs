@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use object_store::{ObjectStore, PutMode, PutOptions};
 
 use super::ledger::{Finding, Ledger};
-use crate::access::Access;
+use crate::access::{Access, until_given_up};
 use crate::catalogue::Database;
 use crate::error::{Reason, Result};
 use crate::object::LITESNAP_VERSION;
@@ -41,7 +41,8 @@ async fn put(access: &Access, finding: &Finding, now: Timestamp, refused: &Atomi
     if refused.load(Ordering::Relaxed) || access.control.is_stopped() || access.down().is_some() {
         return false;
     }
-    match try_put(access, finding, now).await {
+    let Some(put) = until_given_up(&access.control, try_put(access, finding, now)).await else { return false };
+    match put {
         Ok(()) | Err(object_store::Error::AlreadyExists { .. }) => true,
         Err(e) => {
             let failure = classify(&e);

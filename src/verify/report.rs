@@ -60,7 +60,9 @@ pub struct VerifyReport {
     pub store_down: Option<Failure>,
     /// The signal that ended it early.
     pub interrupted: Option<i32>,
-    ledger: Ledger,
+    /// Globs that no stored database matches.
+    pub unmatched: Vec<String>,
+    pub(super) ledger: Ledger,
 }
 
 #[derive(Serialize)]
@@ -81,7 +83,7 @@ impl VerifyReport {
         interrupted: Option<i32>,
     ) -> crate::error::Result<Self> {
         let by_word = ledger.by_word()?;
-        Ok(Self { counts, by_word, store_failure, store_down, interrupted, ledger })
+        Ok(Self { counts, by_word, store_failure, store_down, interrupted, unmatched: Vec::new(), ledger })
     }
 
     /// Whether there was nothing that could have been found good or bad: no error of the store's, and never a success.

@@ -143,6 +143,11 @@ fn of_several_globs_each_must_match() {
     let ran = place.run(&["list", "--store", "store", "--match", "a.db", "typo.db"]).expect_code(1);
     assert!(ran.out.lines().count() == 1 && ran.err.contains("matches typo.db"), "{ran:#?}");
     place.run(&["list", "--store", "store", "--match", "a.db", "*.db"]).expect_code(0);
+    for command in [&["verify", "--all"][..], &["prune", "--keep-last", "1"]] {
+        let args = [command, &["--store", "store", "--match", "a.db", "typo.db"]].concat();
+        let ran = place.run(&args).expect_code(1);
+        assert!(ran.err.contains("matches typo.db"), "{ran:#?}");
+    }
 }
 
 #[test]

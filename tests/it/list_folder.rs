@@ -245,9 +245,43 @@ fn nothing_is_restored_into_the_store() {
     fs::create_dir(place.path().join("store2")).unwrap();
     for into in ["store", "store/new/folder", "link/srv", "store2/../store", "./link"] {
         let ran = place.run(&["restore", "--store", "store", "--into", into, "--dry-run"]);
-        refused(ran, 2, &["--into", "lies in the store's folder", "name one outside it"]);
+        refused(ran, 2, &["--into", "lies in the store", "name a place outside it"]);
+    }
+    let object = place.objects().pop().unwrap().key;
+    let over = format!("store/{object}");
+    for file in ["store/x.db", "link/x.db", over.as_str()] {
+        let ran = place.run(&["restore", "--store", "store", "-o", file, "--force"]);
+        refused(ran, 2, &["-o", "lies in the store", "name a place outside it"]);
     }
     for into in ["store2", "store-new/x", "."] {
         place.run(&["restore", "--store", "store", "--into", into, "--dry-run"]).expect_code(0);
     }
+}
+
+#[test]
+fn a_second_name_within_the_store_is_no_database_of_its_own() {
+    let place = Place::new();
+    place.make("a.db", "delete", 1);
+    place.make("b.db", "delete", 1);
+    place.once().expect_code(0);
+    let dir = place.store().join(place.data().strip_prefix("/").unwrap());
+    symlink("b.db", dir.join("b2.db")).unwrap();
+    symlink(place.data().components().nth(1).unwrap(), place.store().join("cur")).unwrap();
+    let before = place.objects();
+    let listed = place.run(&["list", "--store", "store"]).expect_code(0);
+    assert_eq!(listed.out.lines().count(), 2, "{listed:#?}");
+    place.run(&["verify", "--store", "store", "--all"]).expect_code(0);
+    let b2 = place.data().join("b2.db").display().to_string();
+    place.run(&["purge", "--store", "store", &b2, "--yes"]).expect_code(1);
+    let again = place.run(&["list", "--store", "store", "--match", &b2]).expect_code(1);
+    assert!(again.out.is_empty());
+    assert_eq!(place.objects().len(), before.len(), "nothing was marked, nothing removed");
+}
+
+#[test]
+fn a_name_too_long_for_any_file_is_not_there() {
+    let place = stored(&["srv/a.db"]);
+    let name = format!("/srv/{}.db", "x".repeat(300));
+    let ran = place.run(&["list", "--store", "store", "--match", &name]).expect_code(1);
+    assert!(ran.err.contains("matches"), "{ran:#?}");
 }

@@ -280,7 +280,7 @@ fn what_unfinished_puts_left_goes_after_a_day() {
     let there = |key: &String| stored.0.store().join(key).exists();
     assert_eq!(stored.run("prune", &["--keep-last", "1", "--dry-run"]).expect_code(0).count("leftovers"), 1);
     assert!(there(&old));
-    stored.run("prune", &["--keep-last", "1", "--match", "other.db"]).expect_code(0);
+    stored.run("prune", &["--keep-last", "1", "--match", "other.db"]).expect_code(1);
     assert!(there(&old));
     assert_eq!(stored.run("prune", &["--keep-last", "1"]).expect_code(0).count("leftovers"), 1);
     assert!(!there(&old) && there(&young) && there(&foreign) && there(&key) && there(&format!("{key}#x")));

@@ -105,6 +105,19 @@ fn a_bad_object_is_found_marked_and_stored_again() {
 }
 
 #[test]
+fn that_everything_is_marked_is_no_success() {
+    let place = Place::new();
+    another_snapshot(&place);
+    let stored = place.objects_of("a.db").pop().unwrap();
+    fs::write(place.store().join(&stored.key), &stored.bytes[..stored.bytes.len() / 2]).unwrap();
+    place.run(&["verify", "--store", "store", "--all"]).expect_code(1);
+    let once = place.replicate("data/**/*.db", &["--once", "--verify-every", "1d", "--sample", "100%"]);
+    let ran: crate::place::Ran = { once }.output().unwrap().into();
+    ran.expect_code(1);
+    assert!(note(&place, "last_verify").unwrap().contains("\"exit_code\":1"));
+}
+
+#[test]
 fn too_often_is_refused() {
     let place = Place::new();
     place.make("a.db", "delete", 1);

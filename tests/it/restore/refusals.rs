@@ -121,6 +121,8 @@ fn a_snapshot_marked_bad_is_passed_over_and_said() {
     assert_eq!(rows(&Connection::open(place.path().join("t.db")).unwrap()).len(), 9);
     restore(&place, &["-o", "u.db", "--include-bad"]).expect_code(0);
     assert_eq!(rows(&Connection::open(place.path().join("u.db")).unwrap()).len(), 10);
+    let streamed = restore(&place, &["-o", "-"]).expect_code(1);
+    assert!(streamed.err.contains("older: ") && !streamed.out.is_empty(), "{streamed:#?}");
     mark(&objects[0].key);
     let ran = restore(&place, &["-o", "v.db"]).expect_code(1);
     ran.expect_failure(Path::new(shown(&place, "a.db").as_str()), "only-bad");
