@@ -16,6 +16,7 @@ use crate::access::{Access, Body};
 use crate::budget::Budget;
 use crate::catalogue::Location;
 use crate::object::{HEAD_LEN, ObjectError, announced_size};
+use crate::restore::check::prepare_quick_check;
 use crate::state::open_read_only;
 
 /// Databases up to this size are looked at in memory.
@@ -166,13 +167,12 @@ fn in_memory(mut image: Vec<u8>) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// What `PRAGMA quick_check` says first. It looks at no order of keys, so that any order does for collations that only the
-/// application has.
+/// What `PRAGMA quick_check` says first.
 fn quick_check(conn: &Connection) -> rusqlite::Result<Content> {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
     let run = || -> rusqlite::Result<String> {
-        conn.collation_needed(|conn, name| conn.create_collation(name, str::cmp))?;
-        conn.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA temp_store = MEMORY")?;
+        prepare_quick_check(conn)?;
+        conn.execute_batch("PRAGMA temp_store = MEMORY")?;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;
         conn.query_row("PRAGMA quick_check(1)", [], |row| {
             row.get_ref(0).and_then(|value| Ok(String::from_utf8_lossy(value.as_bytes()?).into_owned()))

@@ -107,3 +107,16 @@ fn a_faithful_copy_of_a_corrupt_database_is_refused_only_where_sqlite_is_asked()
     }
     restore(&place, &["-o", "t.db"]).expect_code(0);
 }
+
+#[test]
+fn a_collation_that_only_the_application_has_is_no_corruption() {
+    let place = Place::new();
+    let path = place.db("a.db");
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.create_collation("mine", |a, b| b.cmp(a)).unwrap();
+    conn.execute_batch("CREATE TABLE t(x COLLATE mine PRIMARY KEY); INSERT INTO t VALUES('a'), ('b')").unwrap();
+    drop(conn);
+    age(&path);
+    place.once().expect_code(0);
+    restore(&place, &["-o", "t.db", "--check", "quick"]).expect_code(0);
+}
