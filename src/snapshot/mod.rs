@@ -7,7 +7,7 @@
 //! the content hash is defined so that both agree.
 
 pub(crate) mod locks;
-mod sidecars;
+pub(crate) mod sidecars;
 mod sqlite;
 mod temp;
 
