@@ -1,5 +1,5 @@
-//! A database on disk, of whatever bytes, read as a live one is. Input: which sidecars there are (1 `-wal`, 2 `-journal`,
-//! 4 `-shm`), the length of the sidecar's content (2 bytes), that content, then the main file.
+//! A database on disk, of whatever bytes, read as a live one is: through SQLite, and at rest, without. Input: which sidecars
+//! there are (1 `-wal`, 2 `-journal`, 4 `-shm`), the length of their content (2 bytes), that content, then the main file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,19 +7,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use litesnap::budget::Budget;
-use litesnap::clock::SystemClock;
+use litesnap::clock::{Clock, FixedClock, SECOND, SystemClock};
 use litesnap::control::Control;
+use litesnap::error::Failure;
 use litesnap::snapshot::{Image, Reader, Snapshot};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 
 use super::{is_one_line, objects};
 
-/// Two folders and a reader, for the whole run.
+/// Two folders and two readers, for the whole run.
 struct Place {
     live: PathBuf,
     copy: PathBuf,
-    reader: Reader,
+    through_sqlite: Reader,
+    /// An hour ahead: nothing is young.
+    at_rest: Reader,
     _dir: tempfile::TempDir,
 }
 
@@ -27,13 +30,17 @@ fn place() -> &'static Place {
     static PLACE: OnceLock<Place> = OnceLock::new();
     PLACE.get_or_init(|| {
         let dir = tempfile::tempdir().expect("there is room for temporary files");
-        let [live, copy, work] = ["live", "copy", "work"].map(|name| dir.path().join(name));
+        let [live, copy] = ["live", "copy"].map(|name| dir.path().join(name));
         for folder in [&live, &copy] {
             std::fs::create_dir(folder).expect("a new folder");
         }
-        let budget = Arc::new(Budget::new(64 << 20));
-        let reader = Reader::open(&work, budget, Arc::new(SystemClock), Arc::new(Control::default()));
-        Place { live, copy, reader: reader.expect("a new folder"), _dir: dir }
+        let open = |name: &str, always_sqlite| {
+            let clock = Arc::new(FixedClock::new(SystemClock.now() + 24 * 3600 * SECOND));
+            let (budget, control) = (Budget::new(64 << 20), Arc::new(Control::default()));
+            Reader::open(&dir.path().join(name), always_sqlite, budget, clock, control).expect("a new folder")
+        };
+        let (through_sqlite, at_rest) = (open("sqlite", true), open("rest", false));
+        Place { live, copy, through_sqlite, at_rest, _dir: dir }
     })
 }
 
@@ -47,15 +54,37 @@ pub fn check(data: &[u8]) {
     let place = place();
     fill(&place.live, &files);
     fill(&place.copy, &files);
-    let before = contents(&place.live);
-    place.reader.begin_cycle();
-    let taken = place.reader.take(&place.live.join("a.db"));
-    untouched(&before, &contents(&place.live));
-    assert_eq!(place.reader.sidecars_left(), 0);
-    match taken {
-        Ok(snapshot) => as_sqlite_sees_it(&snapshot, &place.copy.join("a.db")),
-        Err(failure) => is_one_line(&failure.to_string()),
+    let through_sqlite = taken(&place.through_sqlite, &place.live);
+    let counted = place.at_rest.reads();
+    let at_rest = taken(&place.at_rest, &place.live);
+    if let Ok(snapshot) = &through_sqlite {
+        as_sqlite_sees_it(snapshot, &place.copy.join("a.db"));
     }
+    if place.at_rest.reads().direct > counted.direct {
+        both_see_the_same(&at_rest, &through_sqlite);
+    }
+}
+
+/// What one reader makes of the database, which it leaves as it is.
+fn taken(reader: &Reader, live: &Path) -> Result<Snapshot, Failure> {
+    let before = contents(live);
+    reader.begin_cycle();
+    let taken = reader.take(&live.join("a.db"));
+    untouched(&before, &contents(live));
+    assert_eq!(reader.sidecars_left(), 0);
+    if let Err(failure) = &taken {
+        is_one_line(&failure.to_string());
+    }
+    taken
+}
+
+/// What is read without SQLite is what SQLite would read.
+fn both_see_the_same(at_rest: &Result<Snapshot, Failure>, through_sqlite: &Result<Snapshot, Failure>) {
+    let seen = |read: &Result<Snapshot, Failure>| {
+        let told = |s: &Snapshot| (s.content_hash, s.page_size, s.page_count, s.wal_mode, s.schema_version, s.sqlite_version);
+        read.as_ref().map(told).map_err(ToString::to_string)
+    };
+    assert_eq!(seen(at_rest), seen(through_sqlite), "without SQLite, and through it");
 }
 
 fn fill(folder: &Path, files: &[(&str, &[u8])]) {

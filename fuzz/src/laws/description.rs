@@ -12,7 +12,7 @@ pub fn check(data: &[u8]) {
     let made = data.starts_with(b"{").then(|| objects::tail(data));
     let tail = made.as_deref().unwrap_or(data);
     let (read, taken) = gauge::peak(|| read_description(tail));
-    assert!(taken <= 8 * tail.len() + 4096, "{taken} bytes taken for {}", tail.len());
+    assert!(taken <= 8 * tail.len() + (16 << 10), "{taken} bytes taken for {}", tail.len());
     match read {
         Ok(Tail::NeedMore(wanted)) => wants_more(tail, wanted),
         Ok(Tail::Whole { description, object_size }) => {

@@ -1,6 +1,8 @@
 //! The note of a read under way, found at the next start. Input: the file.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use litesnap::fuzzing;
 
@@ -8,7 +10,7 @@ pub fn check(data: &[u8]) {
     let Some((main, wal, shm)) = fuzzing::parse_intent(data) else {
         // What is written is read: nothing of that kind is refused.
         let path = [b"/", data].concat();
-        let written = fuzzing::intent(path.as_ref(), true, false);
+        let written = fuzzing::intent(Path::new(OsStr::from_bytes(&path)), true, false);
         let (main, wal, shm) = fuzzing::parse_intent(&written).expect("just written");
         assert_eq!((main.as_os_str().as_bytes(), wal, shm), (&path[..], true, false));
         return;

@@ -2,6 +2,8 @@
 //!
 //! The targets feed them what libFuzzer thinks of, the tests (tests/it/fuzz_corpus.rs) what has been kept in `corpus/`.
 
+#![allow(unreachable_pub, reason = "the targets reach it; the tests have it as a module of their own")]
+
 pub mod address;
 pub mod config;
 pub mod database_file;

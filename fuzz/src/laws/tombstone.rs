@@ -6,7 +6,7 @@ use super::{gauge, is_one_line};
 
 pub fn check(data: &[u8]) {
     let (parsed, taken) = gauge::peak(|| Tombstone::parse(data));
-    assert!(taken <= 8 * data.len() + 4096, "{taken} bytes taken for {}", data.len());
+    assert!(taken <= 8 * data.len() + (16 << 10), "{taken} bytes taken for {}", data.len());
     match parsed {
         Ok(tombstone) => {
             assert!(data.len() <= DESCRIPTION_LEN_MAX && tombstone.format == FORMAT_VERSION);
