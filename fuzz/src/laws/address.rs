@@ -48,8 +48,13 @@ fn told_again(options: &StoreOptions, identity: &str) {
     if !is_literal || identity.starts_with("az://") || identity.contains(char::is_control) {
         return;
     }
+    // A folder's is for comparing: as a URL it would have to be encoded.
+    let url = identity.strip_prefix("file://").unwrap_or(identity);
+    if url.starts_with('/') && (url.contains("://") || url.trim() != url) {
+        return;
+    }
     let again = StoreOptions { endpoint: None, storage_class: None, ..options.clone() };
-    let again = StoreOptions { url: identity.to_owned(), ..again };
+    let again = StoreOptions { url: url.to_owned(), ..again };
     let (_, second) = store_names(&again, &[]).unwrap_or_else(|e| panic!("{identity:?}: {e}"));
     assert_eq!(second, identity);
 }
@@ -58,7 +63,7 @@ fn told_again(options: &StoreOptions, identity: &str) {
 fn secrets_stay(options: &StoreOptions, variables: &[(String, String)]) {
     let (scheme, rest) = options.url.split_once("://").unwrap_or(("s3", &options.url));
     let plain = |text: &str| !text.contains(SECRET);
-    if !plain(&options.url) || !options.endpoint.as_deref().is_none_or(plain) || scheme == "file" || scheme == "memory" {
+    if !plain(&options.url) || !options.endpoint.as_deref().is_none_or(plain) || matches!(scheme.trim(), "file" | "memory") {
         return;
     }
     // Without a slash before it, for behind one it is a part of the prefix.

@@ -1,7 +1,5 @@
 //! Which databases are meant. Input: two lines with globs, the second may be empty; then a key prefix.
 
-use std::path::Path;
-
 use litesnap::fs::shown;
 use litesnap::fuzzing::is_made;
 use litesnap::layout::encode_segment;
@@ -69,8 +67,9 @@ fn called(prefix: &str) {
     if let Ok(readings) = Names::readings(prefix) {
         assert!(readings.iter().any(|names| names.matches(prefix)), "{prefix:?} is not found by itself");
     }
-    if is_plain && name.to_str().is_some() && Path::new("/").join(&name).to_str().is_some() {
+    if is_plain && name.to_str().is_some_and(|name| !name.contains('\0')) {
         let within = Names::within(prefix).expect("a prefix");
-        assert!(within.matches(prefix) && within.matches(&format!("{prefix}/x")) && !within.matches("zz/y"));
+        let [below, beside] = ["/x", "x"].map(|more| format!("{prefix}{more}"));
+        assert!(within.matches(prefix) && within.matches(&below) && !within.matches(&beside), "{prefix:?}");
     }
 }

@@ -38,7 +38,7 @@ fn names(path: &Path) -> impl Iterator<Item = &[u8]> {
 }
 
 fn is_plain(path: &Path) -> bool {
-    path.is_absolute() && names(path).skip(1).all(|name| !matches!(name, b"" | b"." | b".."))
+    path.is_absolute() && names(path).skip(1).all(|name| !matches!(name, b"" | b"." | b"..") && !name.contains(&0))
 }
 
 fn matched(pattern: &Pattern, text: &[u8], path: &Path) {
@@ -143,7 +143,7 @@ fn excluded(text: &str, path: &Path) {
 /// Any path, escaped, is a pattern that matches it and nothing else.
 fn literal(path: &Path) {
     let bytes = path.as_os_str().as_bytes();
-    if !is_plain(path) || bytes.contains(&0) {
+    if !is_plain(path) {
         return;
     }
     let text = escaped(bytes);
