@@ -172,7 +172,8 @@ fn scrubbed_words() {
 
 #[test]
 fn what_a_store_answers_writes_nothing_else_to_a_terminal() {
-    let answer = "Server returned non-2xx status code: 403 Forbidden: <Code>No\x1b[2J</Code><Message>a\u{9b}b\nc</Message>";
+    let answer =
+        "Server returned non-2xx status code: 403 Forbidden: <Code>No\x1b[2J</Code><Message>a\u{9b}b\nc</Message>";
     let error = object_store::Error::Generic { store: "S3", source: answer.into() };
     assert_eq!(classify(&error).to_string(), "store-refused: 403 Forbidden: No [2J: a b c");
 }

@@ -63,7 +63,10 @@ fn told_again(options: &StoreOptions, identity: &str) {
 fn secrets_stay(options: &StoreOptions, variables: &[(String, String)]) {
     let (scheme, rest) = options.url.split_once("://").unwrap_or(("s3", &options.url));
     let plain = |text: &str| !text.contains(SECRET);
-    if !plain(&options.url) || !options.endpoint.as_deref().is_none_or(plain) || matches!(scheme.trim(), "file" | "memory") {
+    if !plain(&options.url)
+        || !options.endpoint.as_deref().is_none_or(plain)
+        || matches!(scheme.trim(), "file" | "memory")
+    {
         return;
     }
     // Without a slash before it, for behind one it is a part of the prefix.

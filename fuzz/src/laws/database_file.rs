@@ -81,7 +81,8 @@ fn taken(reader: &Reader, live: &Path) -> Result<Snapshot, Failure> {
 /// What is read without SQLite is what SQLite would read.
 fn both_see_the_same(at_rest: &Result<Snapshot, Failure>, through_sqlite: &Result<Snapshot, Failure>) {
     let seen = |read: &Result<Snapshot, Failure>| {
-        let told = |s: &Snapshot| (s.content_hash, s.page_size, s.page_count, s.wal_mode, s.schema_version, s.sqlite_version);
+        let told =
+            |s: &Snapshot| (s.content_hash, s.page_size, s.page_count, s.wal_mode, s.schema_version, s.sqlite_version);
         read.as_ref().map(told).map_err(ToString::to_string)
     };
     assert_eq!(seen(at_rest), seen(through_sqlite), "without SQLite, and through it");

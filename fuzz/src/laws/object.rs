@@ -7,7 +7,9 @@
 
 use std::io::{self, Read, Write};
 
-use litesnap::object::{Description, HEAD_LEN, ObjectError, Tail, announced_size, decode, encode_frame, read_description};
+use litesnap::object::{
+    Description, HEAD_LEN, ObjectError, Tail, announced_size, decode, encode_frame, read_description,
+};
 use lz4_flex::frame::FrameDecoder;
 use twox_hash::XxHash32;
 
@@ -203,7 +205,8 @@ fn whole(object: &[u8], description: &Description, sink: &Sink) {
         }
         Tail::NeedMore(_) => panic!("the whole object is there"),
     }
-    let word = |object: &[u8], key: Option<&str>| decode(object, key, &mut io::sink()).map_or_else(|e| e.word(), |_| "good");
+    let word =
+        |object: &[u8], key: Option<&str>| decode(object, key, &mut io::sink()).map_or_else(|e| e.word(), |_| "good");
     assert_eq!(word(object, Some(&description.key)), "good");
     assert_eq!(word(object, Some(&format!("{}x", description.key))), "wrong-key");
     assert_ne!(word(&object[..object.len() - 1], None), "good");
