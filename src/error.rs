@@ -225,10 +225,15 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of class `reason`.
+    /// A failure of class `reason`. What controls a terminal is taken out of `detail`: SQLite's messages quote names in
+    /// the database, and a database is anybody's.
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        let mut detail = detail.into();
+        if detail.contains(char::is_control) {
+            detail = detail.replace(char::is_control, "\u{fffd}");
+        }
+        Self { reason, detail }
     }
 
     /// The failure that this one line tells, as `Display` writes it.
@@ -251,5 +256,7 @@ mod tests {
             assert_eq!(Failure::parse(&failure.to_string()), Some(failure));
         }
         assert_eq!(Failure::parse("no such: thing"), None);
+        let odd = Failure::new(Reason::Corrupt, "near \"\u{1b}[2J\n\"");
+        assert_eq!(odd.to_string(), "corrupt: near \"\u{fffd}[2J\u{fffd}\"");
     }
 }

@@ -50,6 +50,8 @@ pub fn check_file(file: BorrowedFd<'_>, check: Check) -> Result<(), String> {
     if found == "ok" {
         return Ok(());
     }
-    let line = found.split_whitespace().collect::<Vec<_>>().join(" ");
+    // It quotes names in the database, which may hold anything.
+    let words = found.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let line = words.collect::<Vec<_>>().join(" ");
     Err(line.chars().take(TEXT_MAX).collect())
 }

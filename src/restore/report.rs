@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -118,6 +119,7 @@ impl RestoreReport {
                 return Ok(writeln!(out)?);
             }
             let Outcome { name, word, detail, .. } = outcome;
+            let detail = shown(Path::new(&detail));
             Ok(writeln!(out, "{}: {word}: {detail}", shown(&decoded(&name)))?)
         })?;
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use super::RestoreOptions;
 use super::check::check_file;
@@ -42,7 +43,7 @@ pub fn restore_to(access: &Access, options: &RestoreOptions, out: &mut impl Writ
     let mut as_asked = true;
     outcomes.each::<Error>(|outcome| {
         as_asked = false;
-        log::error!("{}: {}: {}", shown(&decoded(&outcome.name)), outcome.word, outcome.detail);
+        log::error!("{}: {}: {}", shown(&decoded(&outcome.name)), outcome.word, shown(Path::new(&outcome.detail)));
         Ok(())
     })?;
     let mut file = tempfile::tempfile().map_err(scratch::no_room)?;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -10,6 +11,7 @@ use litesnap::budget::Budget;
 use litesnap::clock::{Clock, FixedClock, SECOND, SystemClock};
 use litesnap::control::Control;
 use litesnap::error::Failure;
+use litesnap::restore::check::{Check, check_file};
 use litesnap::snapshot::{Image, Reader, Snapshot};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
@@ -60,6 +62,7 @@ pub fn check(data: &[u8]) {
     if let Ok(snapshot) = &through_sqlite {
         as_sqlite_sees_it(snapshot, &place.copy.join("a.db"));
     }
+    checked(&place.copy);
     if place.at_rest.reads().direct > counted.direct {
         both_see_the_same(&at_rest, &through_sqlite);
     }
@@ -76,6 +79,18 @@ fn taken(reader: &Reader, live: &Path) -> Result<Snapshot, Failure> {
         is_one_line(&failure.to_string());
     }
     taken
+}
+
+/// The check of a restored database changes nothing, either, and says on one line what is wrong.
+fn checked(copy: &Path) {
+    let before = contents(copy);
+    let file = std::fs::File::open(copy.join("a.db")).expect("just made");
+    for check in [Check::Quick, Check::Full] {
+        if let Err(what) = check_file(file.as_fd(), check) {
+            is_one_line(&what);
+        }
+    }
+    untouched(&before, &contents(copy));
 }
 
 /// What is read without SQLite is what SQLite would read.
