@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::detect::Pace;
 use crate::error::{Error, Result};
+use crate::fs::shown;
 use crate::layout::{TEMPLATE_DEFAULT, Template};
 use crate::pattern::{Excludes, Pattern};
 use crate::retention::Rules;
@@ -154,6 +155,11 @@ pub fn parse_patterns<S: AsRef<std::ffi::OsStr>>(texts: &[S], cwd: &Path) -> Res
     texts.iter().map(|text| Pattern::parse_or_directory(text.as_ref(), cwd, Path::is_dir)).collect()
 }
 
+/// What somebody typed, on one line.
+fn typed(text: &str) -> impl std::fmt::Display {
+    shown(Path::new(text))
+}
+
 /// A size in bytes: `256MiB`, `20MB`, `4096`. Powers of 1024 with an `i`, of 1000 without.
 ///
 /// # Errors
@@ -172,7 +178,7 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
         _ => 0,
     };
     let size = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).filter(|n| *n > 0);
-    size.ok_or_else(|| format!("'{text}' is no size: give a whole number and a unit, such as 256MiB"))
+    size.ok_or_else(|| format!("'{}' is no size: give a whole number and a unit, such as 256MiB", typed(text)))
 }
 
 /// A rate in bytes a second: a size followed by `/s`.
@@ -181,7 +187,7 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
 /// What would be right.
 pub fn parse_rate(text: &str) -> std::result::Result<u64, String> {
     let size = text.strip_suffix("/s").and_then(|size| parse_size(size).ok());
-    size.ok_or_else(|| format!("'{text}' is no rate: give a size a second, such as 20MiB/s"))
+    size.ok_or_else(|| format!("'{}' is no rate: give a size a second, such as 20MiB/s", typed(text)))
 }
 
 /// A duration: `30s`, `5m`, `2h`, `30d`.
@@ -189,10 +195,11 @@ pub fn parse_rate(text: &str) -> std::result::Result<u64, String> {
 /// # Errors
 /// What would be right.
 pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
-    let duration = humantime::parse_duration(text)
-        .map_err(|_| format!("'{text}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d"))?;
+    let duration = humantime::parse_duration(text).map_err(|_| {
+        format!("'{}' is no duration: give a number and a unit, such as 30s, 5m, 2h or 30d", typed(text))
+    })?;
     if duration > DURATION_MAX {
-        return Err(format!("'{text}' is too long: give at most 36500d, such as 30d"));
+        return Err(format!("'{}' is too long: give at most 36500d, such as 30d", typed(text)));
     }
     Ok(duration)
 }
@@ -210,7 +217,7 @@ pub fn parse_at(text: &str, now_ms: i64) -> std::result::Result<Timestamp, Strin
     } else {
         chrono::DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_millis())
     };
-    ms.and_then(Timestamp::from_ms).ok_or_else(|| format!("--at: '{text}' is no time: {example}"))
+    ms.and_then(Timestamp::from_ms).ok_or_else(|| format!("--at: '{}' is no time: {example}", typed(text)))
 }
 
 /// Where state lies unless told otherwise: what systemd gives, else what root or a user has.
@@ -251,6 +258,18 @@ mod tests {
         assert_eq!(parse_duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
         assert!(parse_duration("500000000000y").unwrap_err().contains("at most 36500d"));
         assert!(parse_duration("soon").unwrap_err().contains("such as 30s"));
+        let odd = "1\x1b[2J\n";
+        let share = odd.parse::<Share>().map_err(|e| e.to_string()).map(drop);
+        for refused in [
+            parse_size(odd).map(drop),
+            parse_rate(odd).map(drop),
+            parse_duration(odd).map(drop),
+            parse_at(odd, 0).map(drop),
+            share,
+        ] {
+            let text = refused.unwrap_err();
+            assert!(!text.contains(char::is_control), "{text:?}");
+        }
     }
 
     #[test]

@@ -143,62 +143,92 @@ impl Template {
     /// # Errors
     /// A value is missing or empty, or the path is not absolute.
     pub fn render(&self, path: &Path, host: &str, captures: &[(&str, &[u8])]) -> Result<String, RenderError> {
-        let mut prefix = String::new();
+        let mut prefix = Prefix::default();
         for part in &self.parts {
             let name = match part {
                 Part::Literal(literal) => {
-                    prefix.push_str(literal);
+                    prefix.add_segments(literal.as_bytes().split(|b| *b == b'/'));
                     continue;
                 }
                 Part::Name(name) => name.as_str(),
             };
-            let start = prefix.len();
-            match name {
-                "path" => push_path(&mut prefix, path)?,
-                "hostname" => push_encoded(&mut prefix, host.as_bytes()),
+            let is_empty = match name {
+                "path" => prefix.add_path(path)?,
+                "hostname" => prefix.add(host.as_bytes()),
                 _ => {
                     let value = captures.iter().find(|(captured, _)| *captured == name);
                     let (_, value) = value.ok_or_else(|| RenderError::Missing(name.to_owned()))?;
-                    push_encoded(&mut prefix, value);
+                    prefix.add(value)
                 }
-            }
-            if prefix.len() == start {
+            };
+            if is_empty {
                 return Err(RenderError::Empty(name.to_owned()));
             }
         }
-        Ok(prefix)
+        Ok(prefix.finish())
     }
 
     /// The leading segments of every prefix that this template gives on `host`, encoded, without slashes at the ends: what
     /// holds all databases of this host. `None` if already the first segment differs from database to database.
     #[must_use]
     pub fn fixed_head(&self, host: &str) -> Option<String> {
-        let mut head = String::new();
+        let mut head = Prefix::default();
         for part in &self.parts {
             match part {
-                Part::Literal(literal) => head.push_str(literal),
-                Part::Name(name) if name == "hostname" && !host.is_empty() => push_encoded(&mut head, host.as_bytes()),
+                Part::Literal(literal) => head.add_segments(literal.as_bytes().split(|b| *b == b'/')),
+                Part::Name(name) if name == "hostname" && !host.is_empty() => {
+                    head.add(host.as_bytes());
+                }
                 // The segment that it is in differs, and all after it.
-                Part::Name(_) => return head.rfind('/').map(|end| head[..end].to_owned()),
+                Part::Name(_) => return head.done.strip_suffix('/').map(str::to_owned),
             }
         }
-        Some(head)
+        Some(head.finish())
     }
 }
 
-fn push_path(prefix: &mut String, path: &Path) -> Result<(), RenderError> {
-    let path = path.as_os_str().as_bytes();
-    if !path.starts_with(b"/") {
-        return Err(RenderError::NotAbsolute);
+/// A prefix in the making. A segment is encoded when it is complete: by itself a part of it may be `.`, or half a
+/// character, which in the whole is neither.
+#[derive(Default)]
+struct Prefix {
+    /// The segments before the last one, encoded, each with a slash behind it.
+    done: String,
+    segment: Vec<u8>,
+}
+
+impl Prefix {
+    /// Appends to the last segment; tells whether that was nothing.
+    fn add(&mut self, value: &[u8]) -> bool {
+        self.segment.extend_from_slice(value);
+        value.is_empty()
     }
-    let segments = path.split(|b| *b == b'/').filter(|segment| !segment.is_empty());
-    for (i, segment) in segments.enumerate() {
-        if i > 0 {
-            prefix.push('/');
+
+    /// Appends the first to the last segment, and the others as segments of their own.
+    fn add_segments<'a>(&mut self, segments: impl Iterator<Item = &'a [u8]>) {
+        for (i, segment) in segments.enumerate() {
+            if i > 0 {
+                push_encoded(&mut self.done, &self.segment);
+                self.done.push('/');
+                self.segment.clear();
+            }
+            self.segment.extend_from_slice(segment);
         }
-        push_encoded(prefix, segment);
     }
-    Ok(())
+
+    /// Appends an absolute path without its leading slash; tells whether that was nothing.
+    fn add_path(&mut self, path: &Path) -> Result<bool, RenderError> {
+        let path = path.as_os_str().as_bytes();
+        if !path.starts_with(b"/") {
+            return Err(RenderError::NotAbsolute);
+        }
+        self.add_segments(path.split(|b| *b == b'/').filter(|segment| !segment.is_empty()));
+        Ok(path.iter().all(|b| *b == b'/'))
+    }
+
+    fn finish(mut self) -> String {
+        push_encoded(&mut self.done, &self.segment);
+        self.done
+    }
 }
 
 fn is_dots(segment: &str) -> bool {
@@ -381,10 +411,15 @@ mod tests {
             ("{{project}}/{{tenant}}.x", "/app.db", "p/a%2Fb%5Cc%3A%2A.x"),
             ("{{dot}}", "/app.db", "%2E"),
             ("{{dot}}{{dot}}", "/app.db", "%2E%2E"),
+            // A part of a segment is not encoded as if it were one: it could not be read back.
+            ("{{dot}}-x/{{tenant}}{{dot}}", "/app.db", ".-x/a%2Fb%5Cc%3A%2A."),
+            ("a{{high}}{{low}}", "/app.db", "aé"),
             ("a-~!'()@=,_.b", "/app.db", "a-~!'()@=,_.b"),
         ] {
-            let captures: [(&str, &[u8]); 3] = [("project", b"p"), ("tenant", b"a/b\\c:*"), ("dot", b".")];
+            let captures: [(&str, &[u8]); 5] =
+                [("project", b"p"), ("tenant", b"a/b\\c:*"), ("dot", b"."), ("high", b"\xc3"), ("low", b"\xa9")];
             assert_eq!(render(template, path, &captures).as_deref(), Ok(expected), "{template} {path}");
+            assert!(is_made(expected), "{expected} would be taken for somebody else's");
         }
         let odd = Path::new(OsStr::from_bytes(b"/a\xff\xc3.db"));
         assert_eq!(Template::parse("{{path}}").unwrap().render(odd, "", &[]).as_deref(), Ok("a%FF%C3.db"));

@@ -77,3 +77,6 @@ pub mod clock;
 pub mod control;
 pub mod error;
 pub mod fs;
+
+#[doc(hidden)]
+pub mod fuzzing;

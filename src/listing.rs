@@ -3,7 +3,7 @@
 //! Where a store lists in the order of keys, several streams share a long listing ([`split`]). Their requests are made on the
 //! runtime's thread, and pages wait for the one that puts them into the catalogue: a bounded number of them.
 
-mod keyspace;
+pub(crate) mod keyspace;
 mod split;
 
 use std::sync::Arc;

@@ -88,7 +88,7 @@ fn help_command() -> String {
 fn one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim).collect::<Vec<_>>().join(" "));
-    let what = paragraphs.next().unwrap_or_default();
+    let what = paragraphs.next().unwrap_or_default().replace(char::is_control, "\u{fffd}");
     let tip = paragraphs.find(|p| p.starts_with("tip: ")).map(|tip| format!("; {tip}")).unwrap_or_default();
     format!("{}{tip}", what.strip_prefix("error: ").unwrap_or(&what))
 }

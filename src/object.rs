@@ -10,6 +10,7 @@
 mod decode;
 mod description;
 mod encode;
+mod known;
 mod tombstone;
 
 use std::io;

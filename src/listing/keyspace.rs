@@ -16,7 +16,7 @@ const PRECISION: usize = 24;
 
 /// How often each character stands where keys begin to differ.
 #[derive(Debug, Default)]
-pub(super) struct Spread {
+pub(crate) struct Spread {
     counts: BTreeMap<char, u32>,
     parts: Vec<Part>,
 }
@@ -32,7 +32,7 @@ struct Part {
 
 impl Spread {
     /// Learns from keys in their order.
-    pub(super) fn learn(&mut self, keys: &[&str]) {
+    pub(crate) fn learn(&mut self, keys: &[&str]) {
         for key in keys.first().into_iter().chain(keys.last()) {
             key.chars().for_each(|c| self.count(c, 0));
         }
@@ -92,14 +92,14 @@ impl Spread {
     }
 
     /// A key at `part` of the way from `last` to `until`, strictly between them.
-    pub(super) fn between(&self, last: &str, until: &str, part: f64) -> Option<String> {
+    pub(crate) fn between(&self, last: &str, until: &str, part: f64) -> Option<String> {
         let alike = alike(last, until);
         let [low, high] = [last, until].map(|key| self.point(key.chars().skip(alike)));
         self.key(last, alike, low + (high - low) * part, Some(until))
     }
 
     /// A key as far behind `last` as `times` the way from `first` to `last`; `None` if that is beyond all keys.
-    pub(super) fn ahead(&self, first: &str, last: &str, times: f64) -> Option<String> {
+    pub(crate) fn ahead(&self, first: &str, last: &str, times: f64) -> Option<String> {
         let head: Vec<char> = last.chars().take(alike(first, last)).collect();
         let mut way = self.apart(first, last).0 * times;
         let mut point = self.point(last.chars().skip(head.len()));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use twox_hash::xxhash3_128::Hasher;
 
-use super::{DESCRIPTION_LEN_MAX, FORMAT_VERSION, FrameHash, ObjectError, TAIL_LEN_USUAL};
+use super::{DESCRIPTION_LEN_MAX, FORMAT_VERSION, FrameHash, ObjectError, TAIL_LEN_USUAL, known};
 use crate::content::ContentHash;
 use crate::header::JournalMode;
 use crate::timestamp::Timestamp;
@@ -66,6 +66,30 @@ pub struct Description {
     /// [`LITESNAP_VERSION`](super::LITESNAP_VERSION) of the program that made the object.
     pub litesnap: String,
 }
+
+/// Every field of a description; others are passed over.
+const FIELDS: [&str; 20] = [
+    "format",
+    "key",
+    "host",
+    "path",
+    "path_hex",
+    "taken_at",
+    "page_size",
+    "page_count",
+    "raw_size",
+    "content_hash",
+    "frame_size",
+    "frame_hash",
+    "journal_mode",
+    "uid",
+    "gid",
+    "mode",
+    "mtime_ns",
+    "schema_version",
+    "sqlite_version",
+    "litesnap",
+];
 
 /// A path as `path`, and `path_hex` where it is not UTF-8.
 pub(super) mod path_fields {
@@ -191,7 +215,7 @@ pub(super) fn parse_description(json: &[u8], trailer: &[u8; TRAILER_LEN]) -> Res
         return Err(ObjectError::WrongHash("description"));
     }
     let description: Description =
-        serde_json::from_slice(json).map_err(|e| ObjectError::Undecodable(format!("description: {e}")))?;
+        known::from_slice(json, &FIELDS).map_err(|e| ObjectError::Undecodable(format!("description: {e}")))?;
     if description.format != FORMAT_VERSION {
         return Err(ObjectError::UnsupportedVersion(description.format));
     }

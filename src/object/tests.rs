@@ -129,6 +129,24 @@ fn readers_ignore_what_a_later_version_adds() {
     assert_eq!(decoded(&bytes).unwrap(), (image, expected));
 }
 
+/// That a stranger's object takes little memory is a law of its fuzz target; here, that nothing of ours is passed over.
+#[test]
+fn every_field_is_read_and_none_twice() {
+    let image = image(512, 1, 100, 1);
+    let frame = encode_frame(&image);
+    let mut description = describe(&image, frame.bytes.len() as u64, frame.hash);
+    description.path = OsString::from_vec(b"/\xff".to_vec()).into();
+    description.sqlite_version = Some(3_054_001);
+    let json = serde_json::to_string(&description).unwrap();
+    let read = |json: &str| decoded(&with_json(&frame.bytes, json.as_bytes())).map(|(_, description)| description);
+    assert_eq!(read(&json).unwrap(), description);
+    for wrong in [r#"{"uid":1000,"#, r#"{"uid":[],"#, r#"{"host":{"a":"b"},"#] {
+        let wrong = json.replacen('{', wrong, 1);
+        assert_eq!(read(&wrong).unwrap_err().word(), "undecodable", "{wrong}");
+    }
+    assert_eq!(read(&json.replacen('{', r#"{"more":[{"a":[1,null,"x"]}],"more":true,"#, 1)).unwrap(), description);
+}
+
 #[test]
 fn refuses_descriptions_that_do_not_fit() {
     let image = image(512, 2, 100, 1);

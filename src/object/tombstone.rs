@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::description::path_fields;
-use super::{DESCRIPTION_LEN_MAX, FORMAT_VERSION, ObjectError};
+use super::{DESCRIPTION_LEN_MAX, FORMAT_VERSION, ObjectError, known};
 use crate::timestamp::Timestamp;
 
 /// What a tombstone says. In JSON the fields have these names; see docs/FORMAT.md.
@@ -26,6 +26,9 @@ pub struct Tombstone {
     /// [`LITESNAP_VERSION`](super::LITESNAP_VERSION) of the program that wrote it.
     pub litesnap: String,
 }
+
+/// Every field of a tombstone; others are passed over.
+const FIELDS: [&str; 7] = ["format", "key", "host", "path", "path_hex", "gone_at", "litesnap"];
 
 impl Tombstone {
     /// The object: one line, ended.
@@ -54,7 +57,7 @@ impl Tombstone {
         if version.format != FORMAT_VERSION {
             return Err(ObjectError::UnsupportedVersion(version.format));
         }
-        serde_json::from_slice(object).map_err(|e| ObjectError::Undecodable(format!("tombstone: {e}")))
+        known::from_slice(object, &FIELDS).map_err(|e| ObjectError::Undecodable(format!("tombstone: {e}")))
     }
 }
 

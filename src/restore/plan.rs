@@ -358,7 +358,7 @@ impl Iterator for Items<'_> {
 }
 
 /// The path below a folder that a key prefix stands for; `None` unless every part decodes to the name of one file.
-fn safe_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn safe_path(name: &str) -> Option<PathBuf> {
     let mut path = PathBuf::new();
     for part in name.split('/') {
         let bytes = decode_segment(part)?;
@@ -371,7 +371,7 @@ fn safe_path(name: &str) -> Option<PathBuf> {
 }
 
 /// Whether `path` is absolute, names a file, and goes nowhere by `..`.
-fn is_plain_absolute(path: &Path) -> bool {
+pub(crate) fn is_plain_absolute(path: &Path) -> bool {
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     path.is_absolute() && plain && path.file_name().is_some() && !path.as_os_str().as_bytes().contains(&0)
 }

@@ -9,7 +9,7 @@ mod direct;
 mod in_flight;
 pub(crate) mod locks;
 mod reads;
-mod sidecars;
+pub(crate) mod sidecars;
 mod sqlite;
 mod temp;
 

@@ -132,13 +132,7 @@ impl Intents {
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?
             }
         };
-        let bytes = main.as_os_str().as_bytes();
-        let mut record = Vec::with_capacity(bytes.len() + 6);
-        let flags = (u8::from(before.wal.is_some()) * WAL_WAS_THERE) | (u8::from(before.shm) * SHM_WAS_THERE);
-        record.extend_from_slice(&[MARK, flags]);
-        record.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes());
-        record.extend_from_slice(bytes);
-        file.write_all_at(&record, 0)?;
+        file.write_all_at(&record(main, before.wal.is_some(), before.shm), 0)?;
         Ok(Intent { intents: self, file })
     }
 }
@@ -152,7 +146,19 @@ impl Intent<'_> {
     }
 }
 
-fn parse(record: &[u8]) -> Option<(PathBuf, bool, bool)> {
+/// What an intent to open `main` is noted as.
+pub(crate) fn record(main: &Path, wal_was_there: bool, shm_was_there: bool) -> Vec<u8> {
+    let bytes = main.as_os_str().as_bytes();
+    let mut record = Vec::with_capacity(bytes.len() + 6);
+    let flags = (u8::from(wal_was_there) * WAL_WAS_THERE) | (u8::from(shm_was_there) * SHM_WAS_THERE);
+    record.extend_from_slice(&[MARK, flags]);
+    record.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(0).to_le_bytes());
+    record.extend_from_slice(bytes);
+    record
+}
+
+/// The inverse of [`record`], whatever follows it in the file.
+pub(crate) fn parse(record: &[u8]) -> Option<(PathBuf, bool, bool)> {
     let (&[mark, flags, a, b, c, d], rest) = record.split_first_chunk::<6>()?;
     let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
     let path = rest.get(..len)?;

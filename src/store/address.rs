@@ -3,13 +3,14 @@
 //! Owns the grammar of store URLs and the order of precedence: the URL's query, then the flag, then the
 //! environment. Bucket and prefix are taken literally, as the AWS CLI takes them: nothing is decoded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use url::Url;
 
 use super::StoreOptions;
 use super::query::{Env, Query, check_endpoint, truth, usage, var};
 use crate::error::Result;
+use crate::fs::shown;
 
 /// The services that speak HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +128,7 @@ fn plain_path(path: &str, options: &StoreOptions) -> Result<Address> {
     {
         return Err(usage(&format!("{path}: two slashes are missing after {scheme}:"), "s3://my-bucket/backups"));
     }
-    folder(std::path::Path::new(path), options)
+    folder(Path::new(path), options)
 }
 
 fn file_url(url: &str, options: &StoreOptions) -> Result<Address> {
@@ -135,13 +136,13 @@ fn file_url(url: &str, options: &StoreOptions) -> Result<Address> {
         return Err(usage(&format!("{url}: a folder takes no query"), FOLDER_EXAMPLE));
     }
     let path = Url::parse(url).ok().and_then(|parsed| parsed.to_file_path().ok());
-    let Some(path) = path.filter(|path| path.is_absolute() && path != std::path::Path::new("/")) else {
+    let Some(path) = path.filter(|path| path.is_absolute() && path != Path::new("/")) else {
         return Err(usage(&format!("{url}: file:// needs three slashes and an absolute path"), FOLDER_EXAMPLE));
     };
     folder(&path, options)
 }
 
-fn folder(path: &std::path::Path, options: &StoreOptions) -> Result<Address> {
+fn folder(path: &Path, options: &StoreOptions) -> Result<Address> {
     let given = [("--endpoint", &options.endpoint), ("--storage-class", &options.storage_class)];
     if let Some((flag, _)) = given.iter().find(|(_, value)| value.is_some()) {
         return Err(usage(&format!("{flag} means nothing for the folder {}", path.display()), FOLDER_EXAMPLE));
@@ -225,15 +226,16 @@ fn region(query: &Query, options: &StoreOptions, env: &Env, endpoint: Option<&st
 }
 
 impl Address {
-    /// For logs: where it is, and the endpoint if it is not the service's own. No secrets.
+    /// For logs, on one line: where it is, and the endpoint if it is not the service's own. No secrets.
     pub(crate) fn name(&self) -> String {
-        match self {
+        let name = match self {
             Self::Bucket(b) => match &b.endpoint {
                 Some(endpoint) => format!("{} (endpoint {endpoint})", b.location()),
                 None => b.location(),
             },
             other => other.identity(),
-        }
+        };
+        shown(Path::new(&name)).to_string()
     }
 
     /// What makes it this store and no other: scheme, endpoint, account, bucket, prefix. No secrets. Region and

@@ -185,7 +185,9 @@ fn from_kind(error: &Error) -> (Reason, String) {
 
 /// `text` on one line, of bounded length, without secrets.
 fn one_line(text: &str) -> String {
-    let words: Vec<String> = text.split_whitespace().map(scrub).collect();
+    // A store could write to a terminal with what else controls it.
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let words: Vec<String> = words.map(scrub).collect();
     let mut line = words.join(" ");
     if let Some((end, _)) = line.char_indices().nth(DETAIL_LENGTH_MAX) {
         line.truncate(end);
@@ -202,17 +204,16 @@ pub(super) fn scrub(word: &str) -> String {
     if let Some((start, _)) = word.split_once('?').filter(|(start, _)| start.contains("://")) {
         (word, tail) = (start, "?***");
     }
-    if let Some((scheme, rest)) = word.split_once("://")
-        && let Some((_, host)) = rest.rsplit_once('@')
-    {
-        return format!("{scheme}://***@{host}{tail}");
-    }
-    if let Some((name, _)) = word.split_once('=')
-        && SIGNING.iter().any(|signing| name.to_ascii_lowercase().ends_with(signing))
-    {
+    let is_signing = |name: &str| SIGNING.iter().any(|signing| name.to_ascii_lowercase().ends_with(signing));
+    // Any of several parameters; a URL without its scheme is none.
+    if word.match_indices('=').any(|(at, _)| is_signing(&word[..at])) {
         return "***".to_owned();
     }
-    let is_key_id = |part: &str| part.len() == 20 && (part.starts_with("AKIA") || part.starts_with("ASIA"));
-    let key_id = word.split(|c: char| !c.is_ascii_alphanumeric()).find(|part| is_key_id(part));
-    key_id.map_or_else(|| format!("{word}{tail}"), |id| word.replace(id, "***") + tail)
+    let user = word.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
+    let mut shown = user.map_or_else(|| word.to_owned(), |(scheme, (_, host))| format!("{scheme}://***@{host}"));
+    let is_key_id = |part: &&str| part.len() == 20 && (part.starts_with("AKIA") || part.starts_with("ASIA"));
+    for key_id in word.split(|c: char| !c.is_ascii_alphanumeric()).filter(is_key_id) {
+        shown = shown.replace(key_id, "***");
+    }
+    shown + tail
 }

@@ -160,9 +160,29 @@ fn scrubbed_words() {
         ("'AKIAABCDEFGHIJKLMNOP'", "'***'"),
         ("plain", "plain"),
         ("a=b", "a=b"),
+        ("/b/k?X-Amz-Algorithm=AWS4&X-Amz-Signature=abc", "***"),
+        ("AKIAABCDEFGHIJKLMNOP,ASIAABCDEFGHIJKLMNOP", "***,***"),
+        ("https://me:pw@h/AKIAABCDEFGHIJKLMNOP", "https://***@h/***"),
+        ("https://me@h/x&Signature=abc", "***"),
     ];
     for (word, expected) in table {
         assert_eq!(scrub(word), expected);
+    }
+}
+
+#[test]
+fn what_a_store_answers_writes_nothing_else_to_a_terminal() {
+    let answer = "Server returned non-2xx status code: 403 Forbidden: <Code>No\x1b[2J</Code><Message>a\u{9b}b\nc</Message>";
+    let error = object_store::Error::Generic { store: "S3", source: answer.into() };
+    assert_eq!(classify(&error).to_string(), "store-refused: 403 Forbidden: No [2J: a b c");
+}
+
+#[test]
+fn what_is_shown_of_an_address_is_one_line() {
+    for url in ["/back\nups", "az://c/p?account=a%0Ab", "memory://a\u{9b}b"] {
+        let described = Store::describe(&StoreOptions::new(url), &[]);
+        let shown = described.map_or_else(|e| e.to_string(), |store| store.name);
+        assert!(!shown.contains(char::is_control), "{shown:?}");
     }
 }
 

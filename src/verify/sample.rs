@@ -1,6 +1,9 @@
 //! Which snapshots a run looks at. Pure: the same seed chooses the same.
 
+use std::path::Path;
 use std::str::FromStr;
+
+use crate::fs::shown;
 
 /// Hundredths of a percent in all.
 const WHOLE: u32 = 10_000;
@@ -11,7 +14,7 @@ pub struct Share(u32);
 
 /// Not a share.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no share: give a percentage from 0.01% to 100%, such as 1%")]
+#[error("'{}' is no share: give a percentage from 0.01% to 100%, such as 1%", shown(Path::new(.0)))]
 pub struct NotAShare(String);
 
 impl FromStr for Share {

@@ -17,6 +17,7 @@ use crate::place::{Place, Ran, Running, eventually};
 fn expect_line(ran: &Ran, code: i32, parts: &[&str]) {
     assert_eq!(ran.code, Some(code), "{ran:#?}");
     assert!(ran.err.starts_with("litesnap: ") && ran.err.lines().count() == 1, "{ran:#?}");
+    assert!(!ran.err.trim_end().contains(char::is_control), "{ran:#?}");
     for part in parts {
         assert!(ran.err.contains(part), "{part} is missing: {ran:#?}");
     }
@@ -42,6 +43,7 @@ fn bad_input_gets_one_line_with_the_offending_part_and_an_example() {
             &["data/x*/", "/data/**/*.db"],
         ),
         (with(&["--interval", "soon"]), &["--interval", "'soon'", "such as 30s"]),
+        (with(&["--interval", "1\x1b[2J"]), &["--interval", "such as 30s"]),
         (with(&["--interval", "30"]), &["--interval", "'30'", "such as 30s"]),
         (with(&["--interval", "0s"]), &["--interval", "1s"]),
         (with(&["--interval", "500000000000y"]), &["--interval", "500000000000y", "36500d"]),

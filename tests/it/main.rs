@@ -13,6 +13,7 @@ mod s3_server; // support: an S3 server in the test process, with faults
 mod cmdline; // the command line: bad input, flags, dry run, output
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
+mod fuzz_corpus; // what fuzzing has kept, held to the laws of the fuzz targets
 mod gone; // databases gone from their host: tombstones, coming back; notes and requests in the state
 mod keys; // which key a database gets, clashes, changed templates
 mod list; // list and show: what is stored, told; listings of large stores
@@ -30,3 +31,7 @@ mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
 mod upkeep;
 mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop // beside the loop: pruning and verifying on schedules of their own
+
+/// Counts, for the laws about memory.
+#[global_allocator]
+static GAUGE: fuzz_corpus::laws::gauge::Counting = fuzz_corpus::laws::gauge::Counting;
