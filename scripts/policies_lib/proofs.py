@@ -1,0 +1,105 @@
+"""The run: every role on every server, one line a proof."""
+import importlib.machinery, importlib.util, json, sys
+
+from . import attempts, duties
+from .common import LITESNAP, PREFIX, ROOT, Failed, Place
+from .ceph import Ceph
+from .servers import Moto, Unavailable
+
+SERVERS = {"moto": Moto, "ceph": Ceph}
+
+
+def filler():
+    """contrib/policies/fill, as a module."""
+    loader = importlib.machinery.SourceFileLoader("fill", str(ROOT / "contrib/policies/fill"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fill", loader))
+    sys.dont_write_bytecode = True
+    loader.exec_module(module)
+    return module.fill
+
+
+FILL = filler()
+
+
+def policy(role, bucket, without=None):
+    """The policy of `role` as a person would fill it in; without one statement, if asked."""
+    whole = json.loads(FILL(role, bucket, PREFIX))
+    left = [s for s in whole["Statement"] if s["Sid"] != without]
+    assert without is None or len(left) == len(whole["Statement"]) - 1, without
+    return {**whole, "Statement": left}
+
+
+class Run:
+    """All proofs on one server."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder, self.failures, self.n = server, folder, 0, 0
+
+    def place(self, role, without=None):
+        self.n += 1
+        bucket = self.server.bucket(f"proof{self.n:03}")
+        key = self.server.grant(policy(role, bucket, without))
+        return Place(self.folder / f"{self.n:03}", self.server, bucket, key)
+
+    def prove(self, what, proof, *arguments):
+        """Runs one proof and says how it ended."""
+        try:
+            said = proof(*arguments)
+            print(f"{self.server.name}: {what}{': ' + said if said else ''}", flush=True)
+        except Failed as failed:
+            self.failures += 1
+            print(f"{self.server.name}: FAILED: {what}: {failed}", flush=True)
+
+    def role(self, role):
+        for sid, duty in duties.DUTIES[role].items():
+            self.prove(f"{role}: {sid} is enough for {duty.__doc__}", lambda: duty(self.place(role), True))
+            self.prove(f"{role}: without {sid} that fails", lambda: duty(self.place(role, sid), False))
+        self.prove(f"{role}: its key lets through", self.table, role)
+
+    def table(self, role):
+        self.n += 1
+        let_through, excused = attempts.table(
+            self.server, role, lambda bucket: policy(role, bucket), lambda _: f"table{self.n:03}")
+        not_told = f" (this server does not tell: {', '.join(excused)})" if excused else ""
+        return f"{', '.join(let_through)}; refused: the {len(attempts.ATTEMPTS) - len(let_through)} others{not_told}"
+
+    def all(self):
+        print(f"{self.server.name}: {self.server.version()}", flush=True)
+        unchecked = {s["Sid"] for role in duties.DUTIES for s in policy(role, "any")["Statement"]
+                     if s["Sid"] not in duties.DUTIES[role]}
+        assert not unchecked, f"statements that nothing shows to be needed: {unchecked}"
+        for role in duties.DUTIES:
+            self.role(role)
+
+
+def run(names, folder):
+    """Returns the exit code."""
+    failures, ran = 0, 0
+    for name in names:
+        place = folder / name
+        place.mkdir()
+        try:
+            server = SERVERS[name](place)
+        except Unavailable as why:
+            print(f"SKIPPED {name}: {why}", flush=True)
+            continue
+        try:
+            one = Run(server, place)
+            one.all()
+            failures, ran = failures + one.failures, ran + 1
+        finally:
+            server.stop()
+    if not ran:
+        print("policies: no server was there: nothing is proven", flush=True)
+    return 0 if ran and not failures else 1
+
+
+def markdown():
+    """The table of roles and attempts."""
+    roles = list(attempts.ALLOWED)
+    lines = [f"| | {' | '.join(roles)} |", "|---" * (len(roles) + 1) + "|"]
+    for name in attempts.ATTEMPTS:
+        marks = ["yes" if name in attempts.ALLOWED[role] else "–" for role in roles]
+        if "yes" in marks:
+            lines.append(f"| {name} | {' | '.join(marks)} |")
+    return "\n".join(lines)
