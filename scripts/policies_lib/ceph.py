@@ -59,6 +59,9 @@ class Ceph(Server):
 
     name = "ceph"
     lifecycle_day_s = 2
+    is_ceph = True
+    # It asks for DeleteObject on the bucket when many objects are deleted with one request.
+    environment = {"AWS_DISABLE_BULK_DELETE": "true"}
 
     def __init__(self, folder):
         missing = [program for program in PROGRAMS if not shutil.which(program)]
@@ -100,8 +103,9 @@ class Ceph(Server):
         self.run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", f"[v1:127.0.0.1:{mon_port}]", map_of_monitors)
         self.run("ceph-mon", "--mkfs", "-i", "a", "--monmap", map_of_monitors, "--keyring", keys)
         self.daemon("ceph-mon", "-i", "a")
-        self.run("timeout", "30", "ceph", "osd", "new", str(uuid.uuid4()))
-        self.run("ceph-osd", "-i", "0", "--mkfs")
+        name = str(uuid.uuid4())
+        self.run("timeout", "30", "ceph", "osd", "new", name)
+        self.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", name)
         self.daemon("ceph-osd", "-i", "0")
         wait_for(self.is_osd_up, "Ceph's object store")
         self.daemon("radosgw", "-n", "client.rgw.a")
@@ -120,6 +124,9 @@ class Ceph(Server):
         self.worker = self.user("worker")
         self.admin = self.s3(self.admin_key)
         self.iam = client("iam", self.endpoint, self.admin_key)
+        # Objects belong to whoever stores them, not to whom the bucket belongs to.
+        everything = {"Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+        self.iam.put_user_policy(UserName="admin", PolicyName="p", PolicyDocument=as_text(everything))
 
     def user(self, name):
         made = json.loads(self.run("radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}"))

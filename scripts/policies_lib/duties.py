@@ -32,7 +32,7 @@ def snapshots(place, name):
 # --- replicate ----------------------------------------------------------------------------------------------------------
 
 def store_snapshots(place, allowed):
-    """small ones, and large ones in parts"""
+    """store small ones, and large ones in parts"""
     place.make("a.db")
     place.make_large("large.db")
     ran = place.replicate()
@@ -49,7 +49,7 @@ def store_snapshots(place, allowed):
 
 
 def note_deleted(place, allowed):
-    """a tombstone, put beside the snapshots of the same cycle"""
+    """put a tombstone beside the snapshots of the same cycle"""
     place.make("a.db")
     place.make("gone.db")
     place.replicate().expect(0, "stored=2")
@@ -64,7 +64,7 @@ def note_deleted(place, allowed):
 
 
 def clear_unfinished(place, allowed):
-    """an upload in parts that is interrupted leaves no part behind"""
+    """leave no part behind when an upload is interrupted"""
     place.make_large("large.db")
     command = place.command("replicate", place.data, "--once", "--state-dir", place.state, "--limit-upload", "1MiB/s")
     run = subprocess.Popen(
@@ -82,7 +82,7 @@ def clear_unfinished(place, allowed):
 
 
 def compare_after_lost_answer(place, allowed):
-    """an object whose confirmation was lost is found again instead of being stored a second time"""
+    """tell an object whose confirmation was lost, instead of storing it a second time"""
     place.make("a.db")
     with LosesFirstAnswer(place.server.endpoint, "PUT") as between:
         place.replicate(endpoint=between.endpoint).expect(0, "stored=1")
@@ -94,7 +94,7 @@ def compare_after_lost_answer(place, allowed):
 # --- restore, list, show, verify ----------------------------------------------------------------------------------------
 
 def find_snapshots(place, allowed):
-    """list"""
+    """list what there is"""
     prepared(place, "a.db", "b.db")
     ran = place.litesnap("list")
     ran.expect(0, "a.db", "b.db") if allowed else ran.expect(3, "refused|403")
@@ -115,7 +115,7 @@ def read_snapshots(place, allowed):
 
 
 def mark_bad(place, allowed):
-    """verify finds a damaged snapshot, and marks it"""
+    """verify, and mark what is damaged"""
     prepared(place, "a.db")
     key = snapshots(place, "a.db")[0]
     body = bytearray(place.server.admin.get_object(Bucket=place.bucket, Key=key)["Body"].read())
@@ -142,7 +142,7 @@ def with_everything(place):
 
 
 def list_to_prune(place, allowed):
-    """prune decides by names alone"""
+    """decide what to prune"""
     with_everything(place)
     ran = place.litesnap("prune", "--keep-last", "1", "--dry-run")
     ran.expect(0, "removed=1") if allowed else ran.expect(3, "refused|403")

@@ -56,6 +56,8 @@ class Server:
     environment = {}
     # Attempts whose outcome this server decides otherwise than S3, and what it does not enforce at all.
     lenient, lacks = frozenset(), frozenset()
+    # Whether it wants policies as `fill --ceph` makes them.
+    is_ceph = False
 
     def s3(self, key):
         return client("s3", self.endpoint, key)
