@@ -60,6 +60,7 @@ class Ceph(Server):
     name = "ceph"
     lifecycle_day_s = 2
     is_ceph = True
+    create_only = "without effect"
     # It asks for DeleteObject on the bucket when many objects are deleted with one request.
     environment = {"AWS_DISABLE_BULK_DELETE": "true"}
 
@@ -136,6 +137,11 @@ class Ceph(Server):
         """The one key under test may do exactly this from now on."""
         self.iam.put_user_policy(UserName="worker", PolicyName="p", PolicyDocument=as_text(policy))
         return self.worker
+
+    def limit_objects(self, bucket, n):
+        """A quota on the bucket, as its administrator sets it."""
+        self.run("radosgw-admin", "quota", "set", "--quota-scope=bucket", f"--bucket={bucket}", f"--max-objects={n}")
+        self.run("radosgw-admin", "quota", "enable", "--quota-scope=bucket", f"--bucket={bucket}")
 
     def version(self):
         return self.run("radosgw", "--version").split("(")[0].strip()

@@ -1,11 +1,22 @@
 """Running litesnap as a person would, and saying what did not hold."""
-import os, pathlib, random, re, shutil, sqlite3, subprocess
+import importlib.machinery, importlib.util, json, os, pathlib, random, re, shutil, sqlite3, subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LITESNAP = os.environ.get("LITESNAP") or str(ROOT / "target/release/litesnap")
 PREFIX = "backups"
 # Compresses into two parts: random bytes stay as they are, and a part has 8 MiB.
 LARGE_ROWS, LARGE_ROW = 12, 1 << 20
+
+
+def filler():
+    """contrib/policies/fill, as a module."""
+    loader = importlib.machinery.SourceFileLoader("fill", str(ROOT / "contrib/policies/fill"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fill", loader))
+    loader.exec_module(module)
+    return module.fill
+
+
+FILL = filler()
 
 
 class Failed(Exception):
@@ -39,9 +50,18 @@ class Place:
 
     def __init__(self, folder, server, bucket, key):
         self.folder, self.server, self.bucket, self.key = folder, server, bucket, key
+        # Variables besides those that every run has.
+        self.more = {}
         self.data, self.state = folder / "data", folder / "state"
         shutil.rmtree(folder, ignore_errors=True)
         self.data.mkdir(parents=True)
+
+    def policy(self, role):
+        """The policy of a role for this bucket."""
+        return json.loads(self.text(role))
+
+    def text(self, name):
+        return FILL(name, self.bucket, PREFIX, self.server.is_ceph and not name.startswith("bucket-"))
 
     def command(self, verb, *arguments, endpoint=None):
         store = f"s3://{self.bucket}/{PREFIX}"
@@ -58,6 +78,7 @@ class Place:
             "RUST_LOG": "info",
             "TMPDIR": str(self.folder),
             **self.server.environment,
+            **self.more,
         }
 
     def litesnap(self, verb, *arguments, endpoint=None):

@@ -1,23 +1,12 @@
 """The run: every role on every server, one line a proof."""
-import importlib.machinery, importlib.util, json
+import json
 
-from . import attempts, duties
-from .common import LITESNAP, PREFIX, ROOT, Failed, Place
+from . import attempts, duties, theft
+from .common import FILL, LITESNAP, PREFIX, Failed, Place
 from .ceph import Ceph
 from .servers import Moto, Unavailable
 
 SERVERS = {"moto": Moto, "ceph": Ceph}
-
-
-def filler():
-    """contrib/policies/fill, as a module."""
-    loader = importlib.machinery.SourceFileLoader("fill", str(ROOT / "contrib/policies/fill"))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("fill", loader))
-    loader.exec_module(module)
-    return module.fill
-
-
-FILL = filler()
 
 
 def policy(role, bucket, ceph, without=None):
@@ -74,6 +63,12 @@ class Run:
         assert not unchecked, f"statements that nothing shows to be needed: {unchecked}"
         for role in duties.DUTIES:
             self.role(role)
+        for proof, needs in theft.PROOFS.items():
+            what = f"stolen key: {proof.__doc__}"
+            if needs in self.server.lacks:
+                print(f"SKIPPED {self.server.name}: {what}: it has no {needs}", flush=True)
+            else:
+                self.prove(what, lambda: proof(self.place("replicate")))
 
 
 def run(names, folder):

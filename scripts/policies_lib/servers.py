@@ -1,9 +1,10 @@
 """Servers that enforce what a key may do, started here on ports of their own, and administered by boto3."""
-import os, pathlib, shutil, signal, socket, subprocess, sys, time, urllib.request
+import json, os, pathlib, socket, subprocess, sys, time, urllib.request
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+
+from .common import FILL, PREFIX
 
 WAIT_S = 60
 
@@ -56,6 +57,8 @@ class Server:
     environment = {}
     # Attempts whose outcome this server decides otherwise than S3, and what it does not enforce at all.
     lenient, lacks = frozenset(), frozenset()
+    # What becomes of a bucket's policy that demands If-None-Match: enforced, without effect, refuses every put.
+    create_only = "enforced"
     # Whether it wants policies as `fill --ceph` makes them.
     is_ceph = False
 
@@ -72,6 +75,10 @@ class Server:
         pages = self.admin.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         return [found["Key"] for page in pages for found in page.get("Contents", [])]
 
+    def filled(self, name, bucket):
+        """One of the bucket's own settings, as a person would fill it in."""
+        return json.loads(FILL(name, bucket, PREFIX))
+
     def unfinished(self, bucket):
         """Uploads in parts that nobody has ended."""
         return self.admin.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
@@ -84,7 +91,9 @@ class Moto(Server):
     # It asks for DeleteObject on the bucket when many objects are deleted with one request.
     environment = {"AWS_DISABLE_BULK_DELETE": "true"}
     lenient = frozenset({"list another prefix", "list the bucket"})
-    lacks = frozenset({"conditions", "lifecycle", "quota"})
+    # Of the checksums that S3 accepts for what is to be locked, it knows only those of its own client.
+    lacks = frozenset({"lifecycle", "quota", "locks"})
+    create_only = "refuses every put"
 
     def __init__(self, folder):
         self.endpoint = f"http://127.0.0.1:{free_port()}"
@@ -136,5 +145,4 @@ class Moto(Server):
 
 
 def as_text(policy):
-    import json
     return json.dumps({"Version": "2012-10-17", **policy})
