@@ -64,7 +64,7 @@ class Run:
         for role in duties.DUTIES:
             self.role(role)
         for proof, needs in theft.PROOFS.items():
-            what = f"stolen key: {proof.__doc__}"
+            what = f"{proof.__name__}: a stolen key {proof.__doc__}"
             if needs in self.server.lacks:
                 print(f"SKIPPED {self.server.name}: {what}: it has no {needs}", flush=True)
             else:
