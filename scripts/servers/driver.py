@@ -50,7 +50,7 @@ def _own_group_and_gone_with_us():
 
 def spawn(command, **kwargs):
     """A process that does not outlive this one."""
-    return subprocess.Popen([os.fspath(c) for c in command], preexec_fn=_own_group_and_gone_with_us, **kwargs)
+    return subprocess.Popen([os.fspath(c) if isinstance(c, os.PathLike) else str(c) for c in command], preexec_fn=_own_group_and_gone_with_us, **kwargs)
 
 
 def end(process, how=signal.SIGTERM):

@@ -16,7 +16,8 @@ def first_run(run):
     run.truth = run.main.truth()
     summary = run.main.replicate().json
     check(summary["stored"] == len(paths) and summary["failed"] == 0, f"{len(paths)} databases, and: {summary}")
-    check(set(run.main.claims()) == set(run.main.snapshots()), "state and LIST are not the same keys")
+    claimed, listed = set(run.main.claims()), set(run.main.snapshots())
+    check(claimed == listed, f"claimed, not listed: {sorted(claimed - listed)[:5]}; listed: {sorted(listed - claimed)[:5]}")
     run.first_truth = run.truth
     run.note(f"{len(paths)} databases")
 
@@ -62,7 +63,7 @@ def by_another_client(run):
     if not shutil.which("rclone") or not shutil.which("lz4"):
         raise Untested("needs rclone and lz4")
     here = run.main.place / "fetched"
-    run.rclone("copy", f"remote:{BUCKET}/{run.main.prefix}", here)
+    run.rclone("copy", "--no-unicode-normalization", f"remote:{BUCKET}/{run.main.prefix}", here)
     newest = dict(sorted((key.rpartition("/")[0], key) for key in run.main.snapshots()))
     got = sum(len(names) for _, _, names in os.walk(here))
     check(got == len(run.main.objects()), f"rclone fetched {got} of {len(run.main.objects())} objects")
