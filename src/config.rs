@@ -56,6 +56,8 @@ pub struct Config {
     pub pace: Pace,
     /// Bytes a second to the store; 0 for no limit.
     pub limit_upload: u64,
+    /// Read databases at rest through SQLite, too.
+    pub always_sqlite: bool,
     /// Databases that may be gone in one cycle; `None` for the rule of [`gone_max`].
     pub max_gone: Option<u64>,
     /// What is done beside the loop.
@@ -101,6 +103,7 @@ impl Config {
             memory_limit: parse_size(MEMORY_LIMIT_DEFAULT).expect("the default is a size"),
             pace: Pace::default(),
             limit_upload: 0,
+            always_sqlite: false,
             max_gone: None,
             upkeep: Schedule::default(),
         }

@@ -184,6 +184,7 @@ impl Cycle {
         });
         report.changed = count(&self.changed);
         report.untried = count(&self.untried);
+        report.reads = self.engine.reader.reads();
         report.stored = count(&self.tally.stored);
         report.unchanged_content = count(&self.tally.unchanged_content);
         report.bytes = count(&self.tally.bytes);

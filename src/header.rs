@@ -40,6 +40,8 @@ pub struct Header {
     pub read_version: u8,
     /// Bytes at the end of each page that SQLite leaves to extensions.
     pub reserved: u8,
+    /// Offsets 21 to 23: 64, 32, 32 in every database that SQLite reads.
+    pub payload_fractions: [u8; 3],
     /// Incremented by each commit outside WAL mode; in WAL mode it need not move.
     pub change_counter: u32,
     /// Pages in the database; to be trusted only if [`Header::size_is_valid`].
@@ -89,6 +91,7 @@ impl Header {
             write_version: bytes[18],
             read_version: bytes[19],
             reserved: bytes[20],
+            payload_fractions: [bytes[21], bytes[22], bytes[23]],
             change_counter: u32::from_be_bytes(word(24)),
             page_count: u32::from_be_bytes(word(28)),
             schema_cookie: u32::from_be_bytes(word(40)),
@@ -111,6 +114,15 @@ impl Header {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         u64::from(self.page_count) * u64::from(self.page_size)
+    }
+
+    /// Whether SQLite would read a database with this header: versions it knows, pages with room for content, the
+    /// payload fractions that are part of the format, a known text encoding.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
+        let has_room = self.page_size - u32::from(self.reserved) >= 480;
+        is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
     }
 
     /// How the database is written to.

@@ -89,8 +89,9 @@ impl Replicator {
         let same_patterns = AtomicBool::new(db.remember_patterns(&seen_under)?);
         let for_parts = config.memory_limit / u64::from(PARTS_SHARE_DIVISOR);
         let for_copies = Budget::new(config.memory_limit - for_parts);
-        let reader = Reader::open(&work_dir(&path), for_copies, Arc::clone(&clock), Arc::clone(&control))
-            .map_err(|e| unusable_state(&config.state_dir, e))?;
+        let reader =
+            Reader::open(&work_dir(&path), config.always_sqlite, for_copies, Arc::clone(&clock), Arc::clone(&control))
+                .map_err(|e| unusable_state(&config.state_dir, e))?;
         let uploader = Uploader::new(
             Arc::clone(&store),
             Budget::new(for_parts),

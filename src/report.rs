@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::{Failure, Reason};
 use crate::fs::shown;
+use crate::snapshot::Reads;
 
 /// Named in a report at most; beyond that they are counted, and `state.db` has them all.
 pub const NAMED_MAX: usize = 10_000;
@@ -88,6 +89,8 @@ pub struct CycleReport {
     pub gone: u64,
     /// Changed, but not tried: the store was unreachable, or a stop came.
     pub untried: u64,
+    /// How they were read.
+    pub reads: Reads,
     /// Failures by name and reason.
     pub failures: Failures,
     /// Bytes of the objects stored.
@@ -147,7 +150,9 @@ impl CycleReport {
             self.failed(),
             self.elapsed.as_millis()
         );
-        for (name, n) in [("held", self.held), ("gone", self.gone), ("untried", self.untried)] {
+        let reads = [("direct", self.reads.direct), ("doubts", self.reads.doubted())];
+        for (name, n) in reads.into_iter().chain([("held", self.held), ("gone", self.gone), ("untried", self.untried)])
+        {
             if n > 0 {
                 write!(line, " {name}={n}").expect("writing to a string cannot fail");
             }
@@ -196,6 +201,9 @@ struct JsonReport<'a> {
     held: u64,
     gone: u64,
     untried: u64,
+    direct: u64,
+    through_sqlite: u64,
+    doubts: BTreeMap<&'static str, u64>,
     bytes: u64,
     requests: u64,
     elapsed_ms: u128,
@@ -232,6 +240,9 @@ impl<'a> From<&'a CycleReport> for JsonReport<'a> {
             held: r.held,
             gone: r.gone,
             untried: r.untried,
+            direct: r.reads.direct,
+            through_sqlite: r.reads.through_sqlite,
+            doubts: r.reads.doubts.iter().map(|(doubt, n)| (doubt.word(), *n)).collect(),
             bytes: r.bytes,
             requests: r.requests,
             elapsed_ms: r.elapsed.as_millis(),

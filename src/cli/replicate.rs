@@ -66,6 +66,10 @@ pub(crate) struct Replicate {
     #[arg(long, value_name = "RATE", value_parser = parse_rate, env = "LITESNAP_LIMIT_UPLOAD")]
     pub(crate) limit_upload: Option<u64>,
 
+    /// Read databases at rest through SQLite, too: slower, and makes and removes files beside those in WAL mode
+    #[arg(long, value_parser = parse_switch, env = "LITESNAP_ALWAYS_SQLITE")]
+    pub(crate) always_sqlite: bool,
+
     /// Known databases that may be gone at once without it being an error [default: a tenth, or 20; none, if no
     /// other is left]
     #[arg(long, value_name = "N", env = "LITESNAP_MAX_GONE")]

@@ -64,6 +64,7 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         memory_limit: args.memory_limit,
         pace: Pace { cooldown_s: seconds(args.cooldown), refresh_s: seconds(args.refresh) },
         limit_upload: args.limit_upload.unwrap_or(0),
+        always_sqlite: args.always_sqlite,
         max_gone: args.max_gone,
         upkeep: Schedule { keep: args.keep.rules(), verify: args.verify_every.map(|every| (every, args.sample)) },
     };

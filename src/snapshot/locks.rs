@@ -41,6 +41,11 @@ pub(super) fn excluding(file: &File) -> io::Result<Option<Holder>> {
     }
 }
 
+/// Who, if anybody, may be writing outside WAL mode or is about to: RESERVED, PENDING or EXCLUSIVE is held. Takes no lock.
+pub(super) fn writing(file: &File) -> io::Result<Option<Holder>> {
+    conflict(file, libc::F_RDLCK, PENDING, SHARED + SHARED_LEN - PENDING)
+}
+
 /// Who, if anybody, holds any lock at all: every WAL-mode connection that has read holds SHARED. Takes no lock.
 pub(crate) fn anyone(file: &File) -> io::Result<Option<Holder>> {
     conflict(file, libc::F_WRLCK, PENDING, SHARED + SHARED_LEN - PENDING)
@@ -90,17 +95,19 @@ mod tests {
         app.execute_batch("CREATE TABLE t(x)").unwrap();
         // Kept open until the end: closing it would drop the locks of `app`, which is of this process.
         let file = File::options().read(true).write(true).open(&path).unwrap();
-        let state = || (excluding(&file).unwrap().is_some(), anyone(&file).unwrap().is_some());
-        assert_eq!(state(), (false, false));
+        let held = |who: io::Result<Option<Holder>>| who.unwrap().is_some();
+        let state = || (held(excluding(&file)), held(writing(&file)), held(anyone(&file)));
+        assert_eq!(state(), (false, false, false));
         app.execute_batch("BEGIN; SELECT count(*) FROM t").unwrap();
-        assert_eq!(state(), (false, true), "a reader holds SHARED");
+        assert_eq!(state(), (false, false, true), "a reader holds SHARED");
         app.execute_batch("COMMIT; BEGIN IMMEDIATE").unwrap();
-        assert_eq!(state(), (false, true), "RESERVED lets readers in");
+        assert_eq!(state(), (false, true, true), "RESERVED lets readers in");
         app.execute_batch("COMMIT; BEGIN EXCLUSIVE").unwrap();
+        assert_eq!(state(), (true, true, true));
         assert_eq!(excluding(&file).unwrap(), Some(Holder { pid: Some(std::process::id().cast_signed()) }));
         assert!(!exclude_everybody(&file).unwrap());
         app.execute_batch("COMMIT").unwrap();
-        assert_eq!(state(), (false, false));
+        assert_eq!(state(), (false, false, false));
     }
 
     #[test]

@@ -1,28 +1,29 @@
 //! A consistent copy of one live database, leaving no trace of the reading.
 //!
-//! Order: stamps, then looks that take no lock, then SQLite's own read, then the directory as found. What a crash
-//! leaves (a temporary copy, an empty `-wal` and a `-shm`) is removed at the next start by [`Reader::open`].
-//!
-//! A second way of reading, for databases that nobody is writing, can be put beside `sqlite` in `Reader::read`:
-//! the content hash is defined so that both agree.
+//! Order: stamps, then looks that take no lock, then the plain read of a database at rest (`direct`); where that leaves a
+//! doubt, SQLite's own read (`sqlite`), then the directory as found. What a crash leaves (a temporary copy, an
+//! empty `-wal` and a `-shm`) is removed at the next start by [`Reader::open`]. The content hash is defined so that both
+//! ways agree.
 
+mod direct;
+mod in_flight;
 pub(crate) mod locks;
+mod reads;
 mod sidecars;
 mod sqlite;
 mod temp;
 
+pub use direct::Doubt;
+pub use reads::Reads;
 pub use sqlite::Image;
 pub use temp::TempCopy;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use crate::budget::{Budget, Permit};
 use crate::clock::{Clock, Nanos};
@@ -33,6 +34,9 @@ use crate::fs::create_private_dir;
 use crate::header::{self, Header};
 use crate::stamps::{FileStat, Stamps};
 
+use direct::NotRead;
+use in_flight::InFlight;
+use reads::Count;
 use sidecars::{Before, Cleaned, Intents};
 use temp::TempSpace;
 
@@ -93,15 +97,39 @@ pub struct Reader {
     clock: Arc<dyn Clock>,
     control: Arc<Control>,
     left: AtomicU64,
+    always_sqlite: bool,
+    count: Count,
+}
+
+/// What was seen of a database before it was read.
+struct Seen {
+    stamps: Stamps,
+    stamped_at: Nanos,
+    stat: FileStat,
+    wal_mode: bool,
+}
+
+/// A database read, whichever way.
+struct Got {
+    copied: sqlite::Copied,
+    seen: Seen,
 }
 
 impl Reader {
     /// Works in `dir`, which belongs to the holder of the state's lock, and removes what a crash left there and
     /// beside the databases it was reading.
     ///
+    /// With `always_sqlite` databases at rest are read through SQLite, too.
+    ///
     /// # Errors
     /// [`Error::Io`] if `dir` cannot be made or read.
-    pub fn open(dir: &Path, budget: Arc<Budget>, clock: Arc<dyn Clock>, control: Arc<Control>) -> Result<Self> {
+    pub fn open(
+        dir: &Path,
+        always_sqlite: bool,
+        budget: Arc<Budget>,
+        clock: Arc<dyn Clock>,
+        control: Arc<Control>,
+    ) -> Result<Self> {
         create_private_dir(dir)?;
         let wrong = |source| Error::Io { attempt: "clean up", path: dir.to_path_buf(), source };
         let temp = TempSpace::recover(dir).map_err(wrong)?;
@@ -123,11 +151,14 @@ impl Reader {
             clock,
             control,
             left: AtomicU64::new(0),
+            always_sqlite,
+            count: Count::default(),
         })
     }
 
-    /// Gives a new cycle its share of waiting.
+    /// Gives a new cycle its share of waiting, and counts its reads from zero.
     pub fn begin_cycle(&self) {
+        self.count.begin_cycle();
         self.busy_left_ms.store(u64::try_from(BUSY_PER_CYCLE.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -135,6 +166,12 @@ impl Reader {
     #[must_use]
     pub fn sidecars_left(&self) -> u64 {
         self.left.load(Ordering::Relaxed)
+    }
+
+    /// How the databases of this cycle were read.
+    #[must_use]
+    pub fn reads(&self) -> Reads {
+        self.count.reads()
     }
 
     /// Takes a snapshot of the database at `main`.
@@ -145,7 +182,7 @@ impl Reader {
         let stamped_at = self.clock.now();
         let (stamps, stat) = Stamps::take(main).map_err(|e| io_failure("look at it", &e))?;
         let _only_one = self.open.enter((stat.dev, stat.ino));
-        let header = self.probe(main, &stat)?;
+        let (file, header) = self.probe(main, &stat)?;
         let wal = stamps.wal.map_or(0, |w| w.size);
         let estimate = stat.size.saturating_add(wal);
         let is_large = estimate > self.memory_max;
@@ -153,17 +190,18 @@ impl Reader {
         // A copy in memory, its serialised form and its compressed form are there together. A large database takes as
         // much: its -wal may be what is large, and then it is copied in memory all the same.
         let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
-        let copied = self.read(main, room, is_wal(&header))?;
-        let content_hash = hash(&copied, &stat, self.control.stop_flag())?;
+        let seen = Seen { stamps, stamped_at, stat, wal_mode: is_wal(&header) };
+        let Got { copied, seen } = self.read(main, file, room, seen)?;
+        let content_hash = hash(&copied, &seen.stat, self.control.stop_flag())?;
         Ok(Snapshot {
             image: copied.image,
             page_size: copied.page_size,
             page_count: copied.page_count,
             content_hash,
-            stamps,
-            stamped_at,
-            stat,
-            wal_mode: is_wal(&header),
+            stamps: seen.stamps,
+            stamped_at: seen.stamped_at,
+            stat: seen.stat,
+            wal_mode: seen.wal_mode,
             schema_version: copied.schema_version,
             sqlite_version: copied.sqlite_version,
             permit,
@@ -171,18 +209,18 @@ impl Reader {
     }
 
     /// Everything that can be told without SQLite and without taking a lock.
-    fn probe(&self, main: &Path, stat: &FileStat) -> Result<Header, Failure> {
+    fn probe(&self, main: &Path, stat: &FileStat) -> Result<(File, Header), Failure> {
         if stat.size == 0 {
             // Never opened through SQLite: even a read-only open deletes a valid -wal beside it.
             return Err(Failure::new(Reason::Empty, "the main file has 0 bytes"));
         }
-        let mut file = File::open(main).map_err(|e| io_failure("open it", &e))?;
+        let mut file = open_quietly(main).map_err(|e| io_failure("open it", &e))?;
         let header = read_header(&mut file, stat.size)?;
         self.wait_for_exclusive(&file)?;
         if is_wal(&header) {
             self.check_wal(main, &file)?;
         }
-        Ok(header)
+        Ok((file, header))
     }
 
     /// A commit holds its exclusive lock for moments; an application in exclusive locking mode holds it for ever.
@@ -210,7 +248,7 @@ impl Reader {
             let there = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
             let holder = locks::anyone(file).map_err(|e| io_failure("look at its locks", &e))?;
             if there.wal.is_some() || holder.is_none() {
-                return check_writable(main, there);
+                return Ok(());
             }
             match std::fs::metadata(main) {
                 Ok(named) if is_same(&named, file) => {}
@@ -225,8 +263,44 @@ impl Reader {
         ))
     }
 
-    fn read(&self, main: &Path, room: Option<TempCopy>, wal_mode: bool) -> Result<sqlite::Copied, Failure> {
+    /// Without SQLite, if the database is shown to be at rest; else through it. `file` is the main file, open.
+    fn read(&self, main: &Path, file: File, room: Option<TempCopy>, seen: Seen) -> Result<Got, Failure> {
+        if !self.always_sqlite {
+            let how =
+                direct::How { clock: self.clock.as_ref(), memory_max: self.memory_max, stop: self.control.stop_flag() };
+            match direct::read(main, &file, room.as_ref(), &how, |_| {}) {
+                Ok(read) => {
+                    self.count.direct();
+                    return got(read, room);
+                }
+                Err(NotRead::Failed(failure)) => return Err(failure),
+                Err(NotRead::Doubt(doubt)) => {
+                    log::debug!("db={} is read through SQLite: {}", main.display(), doubt.word());
+                    self.count.doubt(doubt);
+                }
+            }
+        }
+        // Before SQLite opens it: closing a descriptor drops all locks that this process has on the file.
+        drop(file);
+        if let Some(room) = &room {
+            room.empty()
+                .map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot empty its temporary copy: {e}")))?;
+        }
+        let copied = self.read_through_sqlite(main, room, seen.wal_mode)?;
+        self.count.through_sqlite();
+        Ok(Got { copied, seen })
+    }
+
+    fn read_through_sqlite(
+        &self,
+        main: &Path,
+        room: Option<TempCopy>,
+        wal_mode: bool,
+    ) -> Result<sqlite::Copied, Failure> {
         let before = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
+        if wal_mode {
+            check_writable(main, before)?;
+        }
         let intent = self.intents.note(main, before).map_err(|e| {
             Failure::new(Reason::CopyFailed, format!("cannot note the intent to read it in the state directory: {e}"))
         })?;
@@ -263,6 +337,35 @@ impl Reader {
         let ms = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         let spent = |left: u64| Some(left.saturating_sub(ms));
         self.busy_left_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spent).ok();
+    }
+}
+
+/// What was read without SQLite, in the form of what comes from it.
+fn got(read: direct::Read, room: Option<TempCopy>) -> Result<Got, Failure> {
+    let direct::Read { bytes, header, stamps, stamped_at, stat } = read;
+    let image = match (bytes, room) {
+        (Some(bytes), _) => Image::Memory(bytes),
+        (None, Some(copy)) => Image::File(copy),
+        (None, None) => return Err(Failure::new(Reason::CopyFailed, "its copy is nowhere")),
+    };
+    let copied = sqlite::Copied {
+        image,
+        page_size: header.page_size,
+        page_count: header.page_count,
+        schema_version: Some(header.schema_cookie),
+        sqlite_version: Some(header.sqlite_version),
+    };
+    Ok(Got { copied, seen: Seen { stamps, stamped_at, stat, wal_mode: is_wal(&header) } })
+}
+
+/// Opens `main` for reading, without moving its time of last access where we may ask for that.
+fn open_quietly(main: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let quietly = File::options().read(true).custom_flags(nix::libc::O_NOATIME).open(main);
+    match quietly {
+        // Only its owner and root may.
+        Err(e) if e.raw_os_error() == Some(nix::libc::EPERM) => File::open(main),
+        opened => opened,
     }
 }
 
@@ -346,36 +449,6 @@ pub(crate) fn io_failure(attempt: &str, error: &io::Error) -> Failure {
         _ => Reason::Unreadable,
     };
     Failure::new(reason, format!("cannot {attempt}: {error}"))
-}
-
-/// The databases open right now, by device and inode: closing a descriptor of a file drops all locks that this process
-/// holds on it, so no two threads may work on one file, whatever names led them there.
-#[derive(Debug, Default)]
-struct InFlight {
-    open: Mutex<HashSet<(u64, u64)>>,
-    closed: Condvar,
-}
-
-struct Entered<'a> {
-    all: &'a InFlight,
-    file: (u64, u64),
-}
-
-impl InFlight {
-    fn enter(&self, file: (u64, u64)) -> Entered<'_> {
-        let mut open = self.open.lock();
-        while !open.insert(file) {
-            self.closed.wait(&mut open);
-        }
-        Entered { all: self, file }
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        self.all.open.lock().remove(&self.file);
-        self.all.closed.notify_all();
-    }
 }
 
 /// Where a state's temporary copies and intents lie.

@@ -9,9 +9,8 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use super::temp::{TempCopy, TempSpace, no_space};
+use super::temp::{TempCopy, TempSpace};
 use crate::error::{Failure, Reason};
-use crate::fs::free_bytes;
 
 /// A consistent image of one database.
 #[derive(Debug)]
@@ -111,7 +110,7 @@ fn into_file(
         None => how.temp.reserve(raw_size, &AtomicBool::new(true))?,
     };
     let written = write_copy(source, main, page_size, &copy, how);
-    written.map_err(|f| if f.reason == Reason::NoSpace { explain_full(&copy) } else { f })?;
+    written.map_err(|f| if f.reason == Reason::NoSpace { copy.explain_full() } else { f })?;
     let len = std::fs::metadata(copy.path()).map_or(0, |m| m.len());
     whole(len, raw_size)?;
     Ok(Image::File(copy))
@@ -153,10 +152,6 @@ fn whole(len: u64, raw_size: u64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Reason::CopyFailed, format!("its copy has {len} bytes where the database has {raw_size}")))
-}
-
-fn explain_full(copy: &TempCopy) -> Failure {
-    no_space(copy.directory(), copy.bytes(), free_bytes(copy.directory()).unwrap_or(0))
 }
 
 /// What went wrong with the copy's own file.

@@ -81,7 +81,7 @@ impl TempSpace {
 }
 
 /// The failure of having no room for a copy of `bytes` in `dir`.
-pub(super) fn no_space(dir: &Path, bytes: u64, free: u64) -> Failure {
+fn no_space(dir: &Path, bytes: u64, free: u64) -> Failure {
     let (need, free) = (bytes.saturating_add(KEEP_FREE) >> 20, free >> 20);
     Failure::new(
         Reason::NoSpace,
@@ -102,8 +102,17 @@ impl TempCopy {
         self.bytes
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        &self.space.dir
+    /// The failure of writing it to a full disk.
+    pub(super) fn explain_full(&self) -> Failure {
+        no_space(&self.space.dir, self.bytes, free_bytes(&self.space.dir).unwrap_or(0))
+    }
+
+    /// Removes what was written into it; the room stays promised.
+    pub(super) fn empty(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
     }
 }
 

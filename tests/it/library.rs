@@ -31,15 +31,20 @@ impl Library {
 
     /// Another pattern, a pace.
     pub(crate) fn watching(place: &Place, pattern: &str, pace: Pace) -> Self {
+        Self::configured(place, pattern, |config| config.pace = pace)
+    }
+
+    /// Another pattern, and whatever `change` changes.
+    pub(crate) fn configured(place: &Place, pattern: &str, change: impl FnOnce(&mut Config)) -> Self {
         let clock = Arc::new(FixedClock::new(SystemClock.now()));
-        let config = Config {
+        let mut config = Config {
             patterns: parse_patterns(&[pattern], place.path()).unwrap(),
             host: "host".into(),
             state_dir: place.state(),
             memory_limit: MEMORY_LIMIT_MIN,
-            pace,
             ..Config::new(StoreOptions::new(place.store().to_str().unwrap()))
         };
+        change(&mut config);
         let shown: Arc<dyn Clock> = Arc::<FixedClock>::clone(&clock);
         let replicator = Replicator::open(config, &Vec::new(), shown, Arc::default(), Arc::new(Silent)).unwrap();
         Self { clock, replicator }
