@@ -1,7 +1,7 @@
 """Ceph's RADOS gateway: a monitor, one OSD and the gateway on loopback, without systemd and without /etc/ceph."""
 import pathlib, subprocess, uuid
 
-from servers.driver import Failed, Server, check, first_line, free_port, listens, wait_until
+from servers.driver import BUCKET, Failed, Server, check, first_line, free_port, listens, wait_until
 
 CONFIG = """\
 [global]
@@ -56,6 +56,7 @@ class Ceph(Server):
     get = "apt-get install -y --no-install-recommends ceph-mon ceph-osd radosgw ceph-common"
     programs = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "monmaptool", "ceph-authtool")
     front, back = "radosgw", "ceph-osd"
+    note = "one monitor, one OSD on BlueStore in a sparse file, one gateway (beast)"
 
     def version(self):
         return first_line("radosgw", "--version").removeprefix("ceph version ").split()[0]
@@ -79,7 +80,7 @@ class Ceph(Server):
         self.serve_osd()
         self.user("test", self.access, self.secret)
         self.serve_gateway()
-        self.client().make_bucket("litesnap-conformance")
+        self.client().make_bucket(BUCKET)
 
     def make_monitor(self):
         keyring, map = self.place / "keyring", self.place / "monmap"
@@ -130,5 +131,5 @@ class Ceph(Server):
         accounts = {name: (f"AK{name.upper()}0001", self.secret[::-1] + name) for name in ("putter", "getter")}
         for name, (access, secret) in accounts.items():
             self.user(name, access, secret)
-        self.client().ask("PUT", "litesnap-conformance", {"policy": ""}, bucket_policy("arn:aws:iam:::user/"))
+        self.client().ask("PUT", BUCKET, {"policy": ""}, bucket_policy("arn:aws:iam:::user/"))
         return accounts

@@ -74,6 +74,8 @@ def first_line(*command):
 class Server:
     """One server. Subclasses say how it is found, started and spoken to."""
     name = title = get = ""
+    # How it is run, where that matters; for the table.
+    note = ""
     programs = ()
     scheme = "s3"
     # Whether objects outlive a restart of the server.
@@ -82,7 +84,7 @@ class Server:
     front = back = None
 
     def __init__(self, place):
-        self.place, self.processes, self.notes = pathlib.Path(place), {}, []
+        self.place, self.processes = pathlib.Path(place), {}
         self.port = free_port()
         self.access, self.secret = "AK" + secrets.token_hex(9).upper(), secrets.token_hex(20)
 

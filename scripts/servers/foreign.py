@@ -1,7 +1,7 @@
 """Stores that do not speak S3: Azure's and Google's, by their emulators. The other client is rclone."""
-import base64, json, os, subprocess, time, urllib.request
+import base64, json, os, subprocess, urllib.request
 
-from servers.driver import BUCKET, Server, check, first_line
+from servers.driver import BUCKET, Server, Untested, check, first_line
 from servers.others import installed_version
 
 
@@ -75,11 +75,22 @@ class GcpEmulator(Server):
                                  "--port", self.port])
         self.wait_for_port("emulator")
 
+    def start(self):
+        """What it cannot do for anybody is found out first: litesnap would say the same 300 times."""
+        super().start()
+        put = urllib.request.Request(f"{self.endpoint}/{BUCKET}/probe", b"x", method="PUT")
+        with urllib.request.urlopen(put, timeout=60) as answer:
+            if not answer.headers["ETag"]:
+                raise Untested("it confirms puts of Google's XML interface without an ETag, and lists nothing there; "
+                               "object_store needs both")
+
     def flags(self):
         return ["--endpoint", self.endpoint, "--allow-http"]
 
     def env(self, secret=None, access=None):
-        return {"GOOGLE_SKIP_SIGNATURE": "true"}
+        # Nobody to sign for: the library's own way of saying so.
+        nobody = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": "", "gcs_base_url": self.endpoint}
+        return {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(nobody)}
 
     def rclone_remote(self):
         return {"TYPE": "google cloud storage", "ANONYMOUS": "true", "ENDPOINT": f"{self.endpoint}/storage/v1/",

