@@ -10,6 +10,7 @@ mod foreign; // support: other people's SQLite, in processes of its own, and a f
 mod library; // support: cycles of the library under a clock that stands still
 mod place; // support: a folder to test in and the real binary
 mod s3_server; // support: an S3 server in the test process, with faults
+mod ways; // support: both ways of reading, and databases old enough for the plain one
 
 mod cmdline; // the command line: bad input, flags, dry run, output
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
@@ -23,6 +24,7 @@ mod faults; // a store or state that fails, call by call: what is recorded, what
 mod fuzz_corpus; // what fuzzing has kept, held to the laws of the fuzz targets
 mod gone; // databases gone from their host: tombstones, coming back; notes and requests in the state
 mod keys; // which key a database gets, clashes, changed templates
+mod limits; // what no reader from outside can catch, and the price of reading: shown, so that nobody calls it protected
 mod list; // list and show: what is stored, told; listings of large stores
 mod list_folder; // listing a folder: foreign names, links, what cannot be read; keys that no client can list
 mod no_trace; // reading changes nothing about a database, and what it may not do
