@@ -117,7 +117,7 @@ fn for_hours() {
         reading,
         time: Duration::from_secs_f64(60.0 * minutes),
         churn: (Duration::from_secs(20), Duration::from_secs(40)),
-        scale: 2,
+        scale: var("TORTURE_SCALE").map_or(3, |text| text.parse().expect("TORTURE_SCALE is a number")),
         report: var("TORTURE_REPORT").map(PathBuf::from),
     });
 }

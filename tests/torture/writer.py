@@ -59,7 +59,7 @@ class Database:
     def open(self, source):
         if self.connection is None:
             self.connection = ENGINES[self.engine](self.path)
-            self.q(f"PRAGMA synchronous={source.choice(('off', 'off', 'normal', 'full'))}")
+            self.q(f"PRAGMA synchronous={source.choice(('off',) * 6 + ('normal', 'full'))}")
             self.q(f"PRAGMA cache_size={source.choice((5, 10, 2000))}")
 
     def settle(self, mode):
@@ -164,6 +164,10 @@ class Writer:
     def savepoint(self, db):
         if db.mode == "off":
             return self.commit(db)
+        if db.mode == "wal":
+            # SQLite 3.40.1, once a spilled transaction has gone back to a savepoint, may leave frames in the -wal without
+            # checksums: a crash then loses the commit, whoever reads (mended by 3.54).
+            db.q("PRAGMA cache_spill=off")
         self.begin(db)
         db.q("SAVEPOINT once")
         self.advance(db, changed=2 * db.rows)
@@ -171,6 +175,7 @@ class Writer:
         db.q("RELEASE once")
         state, parent = self.advance(db)
         self.finish([(db, state, parent)], db)
+        db.q("PRAGMA cache_spill=on")
 
     def rollback(self, db):
         if db.mode == "off":
