@@ -38,6 +38,7 @@ mod restore_full; // a target that is full, read-only or goes away: refused, and
 mod s3; // the real binary against an S3 server that fails, and signals in mid-upload
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
+mod torture; // foreign writers and litesnaps, killed at random: every snapshot a commit, none stale, none lost
 mod upkeep;
 mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop // beside the loop: pruning and verifying on schedules of their own
 
