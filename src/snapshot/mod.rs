@@ -156,8 +156,9 @@ impl Reader {
         })
     }
 
-    /// Gives a new cycle its share of waiting, and counts its reads from zero.
+    /// Gives a new cycle its share of waiting, and counts its reads from zero. Removes what an earlier one could not remove.
     pub fn begin_cycle(&self) {
+        self.intents.retry();
         self.count.begin_cycle();
         self.busy_left_ms.store(u64::try_from(BUSY_PER_CYCLE.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -321,7 +322,11 @@ impl Reader {
             Ok(Cleaned::Left) => {
                 self.left.fetch_add(1, Ordering::Relaxed);
             }
-            Err(e) => log::warn!("db={} cannot remove the -wal and -shm that reading it made: {e}", main.display()),
+            Err(e) => {
+                log::warn!("db={} cannot remove the -wal and -shm that reading it made: {e}", main.display());
+                intent.postpone(main, before);
+                return copied;
+            }
         }
         if let Err(e) = intent.done() {
             log::warn!("db={} cannot take back the intent to read it: {e}", main.display());

@@ -54,7 +54,7 @@ pub(super) fn clean(main: &Path, wal_was_there: bool, shm_was_there: bool) -> io
     let file = match OpenOptions::new().read(true).write(true).open(main) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Cleaned::AsFound),
-        Err(_) => return Ok(Cleaned::Left),
+        Err(e) => return Err(e),
     };
     if locks::anyone(&file)?.is_some() || !locks::exclude_everybody(&file)? {
         return Ok(Cleaned::Left);
@@ -87,6 +87,9 @@ pub(super) struct Intents {
     dir: PathBuf,
     idle: Mutex<Vec<File>>,
     made: std::sync::atomic::AtomicU32,
+    /// What could not be removed although nobody uses it, because a call failed: the main file, whether its `-wal` and its
+    /// `-shm` were there before, and the file that holds the intent meanwhile.
+    postponed: Mutex<Vec<(PathBuf, bool, bool, File)>>,
 }
 
 /// A noted intent; taken back by [`Intent::done`]. Dropped without that, it stays for the next start.
@@ -118,7 +121,19 @@ impl Intents {
             }
             unlink(&path)?;
         }
-        Ok((Self { dir: dir.to_path_buf(), idle: Mutex::new(Vec::new()), made: 0.into() }, left))
+        Ok((Self { dir: dir.to_path_buf(), idle: Mutex::default(), made: 0.into(), postponed: Mutex::default() }, left))
+    }
+
+    /// Removes what could not be removed before; not while anything is being read. What fails again is kept for the next
+    /// time, and the intents of it for the next start.
+    pub(super) fn retry(&self) {
+        let postponed = std::mem::take(&mut *self.postponed.lock());
+        for (main, wal, shm, file) in postponed {
+            match clean(&main, wal, shm).and_then(|_| file.write_all_at(&[0], 0)) {
+                Ok(()) => self.idle.lock().push(file),
+                Err(_) => self.postponed.lock().push((main, wal, shm, file)),
+            }
+        }
     }
 
     /// Notes that `main` is about to be opened, with which sidecars there.
@@ -143,6 +158,12 @@ impl Intent<'_> {
         self.file.write_all_at(&[0], 0)?;
         self.intents.idle.lock().push(self.file);
         Ok(())
+    }
+
+    /// Something may have been left beside `main`, for a call failed: the intent stays until that is gone.
+    pub(super) fn postpone(self, main: &Path, before: Before) {
+        let left = (main.to_path_buf(), before.wal.is_some(), before.shm, self.file);
+        self.intents.postponed.lock().push(left);
     }
 }
 

@@ -348,12 +348,15 @@ impl StateDb {
     pub fn remember_patterns(&self, patterns: &str) -> Result<bool> {
         let conn = self.writer.lock();
         let run = || -> rusqlite::Result<bool> {
-            let of = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
-            let before = conn.query_row("SELECT value FROM meta WHERE name = 'patterns'", [], of).optional()?;
-            if before.as_deref() != Some(patterns) {
+            // By its bytes: what damage made of them is other patterns, and no reason to stop.
+            let is_same =
+                |row: &rusqlite::Row<'_>| Ok(row.get_ref(0)?.as_bytes().is_ok_and(|b| b == patterns.as_bytes()));
+            let sql = "SELECT value FROM meta WHERE name = 'patterns'";
+            let same = conn.query_row(sql, [], is_same).optional()?.unwrap_or(false);
+            if !same {
                 conn.execute("INSERT OR REPLACE INTO meta VALUES('patterns', ?1)", [patterns])?;
             }
-            Ok(before.as_deref() == Some(patterns))
+            Ok(same)
         };
         run().map_err(|e| state_error(&self.path, "cannot note the patterns in it", e))
     }

@@ -67,7 +67,23 @@ struct State {
     lists_max: AtomicUsize,
     at_once: AtomicUsize,
     at_once_max: AtomicUsize,
+    /// Asked with each request what harm comes to it.
+    harm: Mutex<Option<Harm>>,
 }
+
+/// What happens to a request instead of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Harmed {
+    /// 503; not applied.
+    Refused,
+    /// The connection is closed; not applied.
+    Dropped,
+    /// Applied, then the connection is closed without an answer.
+    AnswerLost,
+}
+
+/// Decides for each request.
+pub(crate) type Harm = Box<dyn FnMut() -> Option<Harmed> + Send>;
 
 pub(crate) struct BigS3 {
     runtime: Option<tokio::runtime::Runtime>,
@@ -111,6 +127,15 @@ impl BigS3 {
     /// Requests so far with this verb: `LIST`, `GET`, `HEAD`, `PUT`, `DELETE` or, to delete many, `POST`.
     pub(crate) fn count(&self, verb: &str) -> usize {
         self.state.counts.lock().get(verb).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn remove(&self, key: &str) {
+        self.state.objects.write().remove(key);
+    }
+
+    /// From now on `harm` is asked with each request.
+    pub(crate) fn harm(&self, harm: impl FnMut() -> Option<Harmed> + Send + 'static) {
+        *self.state.harm.lock() = Some(Box::new(harm));
     }
 
     /// From now on `start-after` is ignored.
@@ -201,9 +226,19 @@ async fn answer(state: Arc<State>, latency: Duration, request: Request<Incoming>
     tokio::time::sleep(latency).await;
     let lists_max = state.lists_max.load(Ordering::SeqCst);
     let is_refused = lists_max > 0 && asked.verb() == "LIST" && state.counts.lock()["LIST"] > lists_max;
-    let answer = if is_refused { error(403, "AccessDenied") } else { state.serve(&asked) };
+    let harmed = state.harm.lock().as_mut().and_then(|harm| harm());
+    let answer = match harmed {
+        Some(Harmed::Refused) => Ok(error(503, "SlowDown")),
+        Some(Harmed::Dropped) => Err(io::ErrorKind::ConnectionReset.into()),
+        Some(Harmed::AnswerLost) => {
+            state.serve(&asked);
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+        None if is_refused => Ok(error(403, "AccessDenied")),
+        None => Ok(state.serve(&asked)),
+    };
     state.at_once.fetch_sub(1, Ordering::SeqCst);
-    Ok(answer)
+    answer
 }
 
 async fn read(request: Request<Incoming>) -> io::Result<Asked> {

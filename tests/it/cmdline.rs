@@ -99,7 +99,7 @@ fn without_arguments_it_shows_how_to_start_and_exits_2() {
     assert_eq!(version.out, format!("litesnap {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-const FLAGS: [&str; 35] = [
+const FLAGS: [&str; 36] = [
     "--store",
     "--endpoint",
     "--region",
@@ -121,6 +121,7 @@ const FLAGS: [&str; 35] = [
     "--refresh",
     "--limit-upload",
     "--max-gone",
+    "--always-sqlite",
     "--keep",
     "--keep-last",
     "--keep-within",

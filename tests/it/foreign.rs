@@ -11,11 +11,12 @@ use rusqlite::Connection;
 
 use crate::place::python;
 
-/// Opens the database in `sys.argv[1]` in the mode of `sys.argv[2]`, then does as told, one line each: `exec SQL`
-/// answers `done` or the error, `close` closes and ends.
+/// Opens the database in `sys.argv[1]` in the mode of `sys.argv[2]` through the VFS of `sys.argv[3]`, then does as told,
+/// one line each: `exec SQL` answers `done` or the error, `close` closes and ends.
 const SHELL: &str = r#"
-import sqlite3, sys
-c = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=5)
+import sqlite3, sys, urllib.parse
+where = "file:" + urllib.parse.quote(sys.argv[1]) + "?vfs=" + sys.argv[3]
+c = sqlite3.connect(where, uri=True, isolation_level=None, timeout=5)
 c.execute("PRAGMA journal_mode=" + sys.argv[2]).fetchall()
 print("ready", flush=True)
 for line in sys.stdin:
@@ -50,7 +51,12 @@ impl Foreign {
 
     /// An application that has `path` open in `journal_mode`.
     pub(crate) fn open(path: &Path, journal_mode: &str) -> Self {
-        Self::start(SHELL, path, &[journal_mode])
+        Self::open_through("unix", path, journal_mode)
+    }
+
+    /// The same through another of SQLite's VFSs, which locks in its own way or not at all.
+    pub(crate) fn open_through(vfs: &str, path: &Path, journal_mode: &str) -> Self {
+        Self::start(SHELL, path, &[journal_mode, vfs])
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -169,6 +175,27 @@ for db in dbs:
     if db.c: db.c.close()
 print("closed", flush=True)
 "#;
+
+/// Says every `t.x` of the database in `sys.argv[1]`, read as the foreign SQLite reads it, or its error.
+const READER: &str = r#"
+import sqlite3, sys, urllib.parse
+try:
+    c = sqlite3.connect("file:" + urllib.parse.quote(sys.argv[1]) + "?mode=ro", uri=True)
+    print("rows", *(x for x, in c.execute("SELECT x FROM t ORDER BY rowid")))
+except sqlite3.Error as e:
+    print("error", e)
+"#;
+
+/// What a foreign SQLite sees at `path` when it only reads: `t.x` in order, or its error. It leaves its sidecars behind.
+pub(crate) fn foreign_rows(path: &Path) -> Result<Vec<i64>, String> {
+    let output = python(READER, path).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    match said.trim_end().split_once(' ') {
+        Some(("rows", all)) => Ok(all.split_whitespace().map(|x| x.parse().unwrap()).collect()),
+        Some(("error", why)) => Err(why.to_owned()),
+        _ => panic!("the reader says {said:?}"),
+    }
+}
 
 /// What a writer says of one database at its end.
 #[derive(Debug, Clone, Copy)]

@@ -1,220 +1,229 @@
-//! Reading changes nothing about a database: its files look the same before and after, whoever reads and whoever has
-//! it open. And what a reader may not do is said, not tried.
+//! Reading changes nothing about a database: its files look the same before and after, whichever way it is read, whoever
+//! reads and whoever has it open.
+
+mod alongside; // applications that work while they are read: never locked out, nothing left behind
+mod own; // what is ours is no database to back up
+mod rights; // readers that may not write: what is served, what is named, nothing made
+mod watched; // nothing happens at any moment in between, either
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::foreign::{Foreign, WRITER, listing, sidecars, stop_writer};
-use crate::place::{Place, Ran, age, eventually};
+use rusqlite::{Connection, OpenFlags};
 
-const NOBODY: u32 = 65_534;
+use crate::foreign::{Foreign, listing};
+use crate::place::{Place, Ran, age};
+use crate::ways::{Way, direct, first_run, settle};
 
-/// Applications that hold their databases open, each in a state that a reader could disturb.
-fn live(place: &Place) -> Vec<Foreign> {
-    let state = |name: &str, mode: &str, sql: &str| {
-        let path = place.make(name, mode, 50);
-        let mut app = Foreign::open(&path, mode);
-        app.exec(sql);
-        age(&path);
-        app
-    };
-    vec![
-        state("live/wal.db", "wal", "INSERT INTO t VALUES(1)"),
-        state("live/wal-empty.db", "wal", "INSERT INTO t VALUES(1); PRAGMA wal_checkpoint(TRUNCATE)"),
-        state("live/wal-reset.db", "wal", "INSERT INTO t VALUES(1); PRAGMA wal_checkpoint(RESTART); SELECT * FROM t"),
-        state("live/wal-half.db", "wal", "PRAGMA cache_size=1; BEGIN; UPDATE t SET x=zeroblob(2000)"),
-        state("live/wal-reading.db", "wal", "INSERT INTO t VALUES(1); BEGIN; SELECT * FROM t"),
-        state("live/delete.db", "delete", "INSERT INTO t VALUES(1)"),
-        state("live/delete-reading.db", "delete", "BEGIN; SELECT * FROM t"),
-        state("live/delete-reserved.db", "delete", "BEGIN IMMEDIATE; INSERT INTO t VALUES(1)"),
-        state("live/persist.db", "persist", "INSERT INTO t VALUES(1)"),
-        state("live/memory.db", "memory", "INSERT INTO t VALUES(1)"),
-    ]
+const MODES: [&str; 6] = ["delete", "truncate", "persist", "memory", "off", "wal"];
+/// Rows of each database before its state is made.
+const ROWS: i64 = 200;
+
+/// What a database's application has done, or is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    AtRest,
+    /// What a reader with read-only rights left: an empty `-wal` and a `-shm`; then one of both; an empty `-journal`.
+    EmptySidecars,
+    EmptyWal,
+    LoneShm,
+    EmptyJournal,
+    /// Connected, its last commit not yet checkpointed.
+    Idle,
+    /// Connected, and its `-wal` is empty.
+    Checkpointed,
+    /// In a transaction that has read; that will write; that has written to the files already.
+    Reading,
+    Reserved,
+    Spilled,
+    /// In exclusive locking mode.
+    Exclusive,
+    /// Killed after a commit; the same, and its `-shm` is gone; killed in a transaction that had written to the files.
+    Crashed,
+    CrashedWithoutShm,
+    CrashedSpilled,
+}
+use State::*;
+
+const FOR_EVERY_MODE: [State; 8] = [AtRest, Idle, Reading, Reserved, Spilled, Exclusive, Crashed, CrashedSpilled];
+const FOR_WAL: [State; 5] = [EmptySidecars, EmptyWal, LoneShm, Checkpointed, CrashedWithoutShm];
+
+/// What must come of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Rows(i64),
+    /// Whatever lies in the file: nobody can know that it is no commit (see `limits`).
+    Stored,
+    Named(&'static str),
 }
 
-/// T3, T14, T15, T18: all journal modes, at rest and open, also with an owner who is not us.
+/// One database in one state, with its application.
+struct Case {
+    mode: &'static str,
+    state: State,
+    name: String,
+    _app: Option<Foreign>,
+}
+
+const SPILL: &str =
+    "PRAGMA cache_size=1; PRAGMA cache_spill=1; BEGIN; UPDATE t SET x=-x; INSERT INTO t SELECT zeroblob(500) FROM t";
+
+impl Case {
+    fn make(place: &Place, folder: &str, mode: &'static str, state: State) -> Self {
+        let name = format!("{folder}/{mode}-{state:?}.db");
+        let path = place.make(&name, mode, u32::try_from(ROWS).unwrap());
+        let app = state.begin(&path, mode);
+        state.arrange(&path);
+        age(&path);
+        Self { mode, state, name, _app: app }
+    }
+
+    fn is_journalled(&self) -> bool {
+        ["delete", "truncate", "persist"].contains(&self.mode)
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.state {
+            Exclusive => Outcome::Named("held-exclusively"),
+            Spilled if self.mode != "wal" => Outcome::Named("held-exclusively"),
+            CrashedSpilled if self.is_journalled() => Outcome::Named("hot-journal"),
+            CrashedSpilled if self.mode != "wal" => Outcome::Stored,
+            Idle | Checkpointed | Crashed | CrashedWithoutShm => Outcome::Rows(ROWS + 1),
+            _ => Outcome::Rows(ROWS),
+        }
+    }
+
+    /// Whether it can be shown from outside that nobody is writing it.
+    fn is_at_rest(&self) -> bool {
+        let keeps_a_journal = self.mode == "persist";
+        match self.state {
+            AtRest | Reading => !keeps_a_journal,
+            EmptySidecars | EmptyWal | LoneShm | EmptyJournal | Checkpointed => true,
+            Idle | Crashed => !keeps_a_journal && self.mode != "wal",
+            // In WAL mode nothing is written, and no lock of the main file taken, before the commit.
+            Reserved => self.mode == "wal",
+            _ => false,
+        }
+    }
+
+    /// Fails unless what was promised of this case is what `ran` did.
+    fn check(&self, place: &Place, ran: &Ran, way: Way) {
+        let path = place.db(&self.name);
+        let what = format!("{way:?}: {}", self.name);
+        match self.outcome() {
+            Outcome::Named(reason) => {
+                ran.expect_failure(&path, reason);
+                assert_eq!(place.objects_of(&self.name), [], "{what}");
+            }
+            outcome => {
+                assert_eq!(ran.failure_of(&path), None, "{what}");
+                let image = place.objects_of(&self.name).pop().expect(&what).image();
+                if let Outcome::Rows(rows) = outcome {
+                    let count = "SELECT count(*) FROM t";
+                    let found: i64 = place.open_image(&image).query_row(count, [], |r| r.get(0)).unwrap();
+                    assert_eq!(found, rows, "{what}");
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// The application that brings the database into this state, if one is still alive.
+    fn begin(self, path: &Path, mode: &str) -> Option<Foreign> {
+        let sql = match self {
+            AtRest | EmptySidecars | EmptyWal | LoneShm | EmptyJournal => return None,
+            Idle | Crashed | CrashedWithoutShm => "INSERT INTO t VALUES(0)",
+            Checkpointed => "INSERT INTO t VALUES(0); PRAGMA wal_checkpoint(TRUNCATE)",
+            Reading => "BEGIN; SELECT * FROM t",
+            Reserved => "BEGIN IMMEDIATE; INSERT INTO t VALUES(0)",
+            Spilled | CrashedSpilled => SPILL,
+            Exclusive => "PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES(0)",
+        };
+        let mut app = Foreign::open(path, mode);
+        app.exec(sql);
+        if matches!(self, Crashed | CrashedWithoutShm | CrashedSpilled) {
+            app.kill();
+            return None;
+        }
+        Some(app)
+    }
+
+    /// What is done to the sidecars besides.
+    fn arrange(self, path: &Path) {
+        let sidecar = |suffix| litesnap::stamps::sidecar(path, suffix);
+        if matches!(self, EmptySidecars | EmptyWal | LoneShm) {
+            let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+            reader.query_row("SELECT count(*) FROM t", [], |_| Ok(())).unwrap();
+            drop(reader);
+            assert!(sidecar("-wal").exists() && sidecar("-shm").exists());
+        }
+        match self {
+            EmptyWal | CrashedWithoutShm => fs::remove_file(sidecar("-shm")).unwrap(),
+            LoneShm => fs::remove_file(sidecar("-wal")).unwrap(),
+            EmptyJournal => fs::write(sidecar("-journal"), "").unwrap(),
+            _ => {}
+        }
+    }
+}
+
+/// Every state of each of `modes`, below `folder`.
+fn cases(place: &Place, folder: &str, modes: &[&'static str]) -> Vec<Case> {
+    let mut all = Vec::new();
+    for mode in modes {
+        let more: &[State] = match *mode {
+            "wal" => &FOR_WAL,
+            "delete" => &[EmptyJournal],
+            _ => &[],
+        };
+        all.extend(FOR_EVERY_MODE.iter().chain(more).map(|state| Case::make(place, folder, mode, *state)));
+    }
+    all
+}
+
+/// Gives everything below `dir` to somebody else.
+fn give_away(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        chown(&path, Some(1234), Some(5678)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    }
+}
+
+/// Names of `before` that are gone or look different now, and new ones.
+fn differences(place: &Place, before: &std::collections::BTreeMap<PathBuf, String>) -> Vec<String> {
+    let after = listing(&place.data());
+    let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
+    let differ = names.filter(|name| before.get(*name) != after.get(*name));
+    differ.map(|name| format!("{}: {:?} -> {:?}", name.display(), before.get(name), after.get(name))).collect()
+}
+
+/// T3, T14, T15, T18: all journal modes, at rest, open, in mid-transaction and crashed; also with an owner who is not us;
+/// while its stamps are young, and read both ways when they no longer are.
 #[test]
 fn every_file_looks_the_same_before_and_after() {
     let place = Place::new();
-    for mode in ["delete", "truncate", "persist", "memory", "off", "wal"] {
-        place.make(&format!("rest/{mode}.db"), mode, 500);
-    }
-    let apps = live(&place);
-    for crashed in ["crashed/a.db", "crashed/b.db"] {
-        let path = place.make(crashed, "wal", 1);
-        let mut app = Foreign::open(&path, "wal");
-        app.exec("INSERT INTO t VALUES(2)");
-        app.kill();
-    }
-    fs::remove_file(place.db("crashed/b.db-shm")).unwrap();
+    let mut all = cases(&place, "ours", &MODES);
     if nix::unistd::geteuid().is_root() {
-        let path = place.make("other/wal.db", "wal", 1);
-        chown(&path, Some(1234), Some(5678)).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        let mut app = Foreign::open(&place.make("other/live.db", "wal", 1), "wal");
-        app.exec("INSERT INTO t VALUES(2)");
-        app.kill();
-        for file in ["other/live.db", "other/live.db-wal", "other/live.db-shm"] {
-            chown(place.db(file), Some(1234), Some(5678)).unwrap();
-        }
+        all.extend(cases(&place, "theirs", &["persist", "wal"]));
+        give_away(&place.data().join("theirs"));
     } else {
         println!("SKIPPED: databases of another owner: only root can make them");
     }
     let before = listing(&place.data());
-    for _ in 0..2 {
-        place.once().expect_code(0);
-        let after = listing(&place.data());
-        for (name, seen) in &before {
-            assert_eq!(after.get(name), Some(seen), "{}", name.display());
-        }
-        assert_eq!(after.len(), before.len(), "{:?}", after.keys());
+    let young = first_run(&place, Way::Default).expect_code(1);
+    assert_eq!(differences(&place, &before), [] as [String; 0], "young");
+    all.iter().for_each(|case| case.check(&place, &young, Way::Default));
+    settle(&place.data());
+    for way in [Way::Default, Way::AlwaysSqlite, Way::Default] {
+        let ran = first_run(&place, way).expect_code(1);
+        assert_eq!(differences(&place, &before), [] as [String; 0], "{way:?}");
+        all.iter().for_each(|case| case.check(&place, &ran, way));
+        let at_rest = all.iter().filter(|case| case.is_at_rest()).count();
+        assert_eq!(direct(&ran), way.direct(at_rest as u64), "{}", ran.out);
+        let again = place.replicate("data/**/*.db", &[&["--once"], way.flags()].concat()).output().unwrap().into();
+        assert_eq!(Ran::expect_code(again, 1).count("stored"), 0, "{way:?}");
+        assert_eq!(differences(&place, &before), [] as [String; 0], "{way:?}, again");
     }
-    drop(apps);
-}
-
-/// T14, T53: many readings of databases at rest, while their stamps move under the loop.
-#[test]
-fn a_loop_over_databases_at_rest_leaves_nothing_beside_them() {
-    let place = Place::new();
-    let paths: Vec<PathBuf> = (0..50).map(|n| place.make(&format!("{n}.db"), "wal", 10)).collect();
-    let probe = place.make("probe.db", "delete", 1);
-    let running = place.start_loop("50ms", &[]);
-    for n in 1..8 {
-        assert!(eventually(Duration::from_secs(20), || place.objects_of("probe.db").len() == n));
-        paths.iter().for_each(|path| age(path));
-        rusqlite::Connection::open(&probe).unwrap().execute("INSERT INTO t VALUES(9)", []).unwrap();
-    }
-    running.stop().expect_code(0);
-    assert_eq!(sidecars(&place.data()), [] as [PathBuf; 0]);
-    assert!(paths.iter().all(|path| place.objects_of(path.file_name().unwrap().to_str().unwrap()).len() == 1));
-}
-
-/// One pass as a user who owns nothing here but state and store.
-fn once_as_nobody(place: &Place) -> Ran {
-    let mut command = place.replicate("data/**/*.db", &["--once"]);
-    command.uid(NOBODY).gid(NOBODY);
-    command.output().unwrap().into()
-}
-
-/// A place that NOBODY can walk through, or `None` where we cannot become NOBODY.
-fn place_for_nobody() -> Option<Place> {
-    if !nix::unistd::geteuid().is_root() {
-        return None;
-    }
-    let place = Place::new();
-    fs::set_permissions(place.path(), Permissions::from_mode(0o755)).unwrap();
-    for own in [place.state(), place.store()] {
-        fs::create_dir(&own).unwrap();
-        chown(&own, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    let mut binary = std::process::Command::new(env!("CARGO_BIN_EXE_litesnap"));
-    binary.arg("--version").uid(NOBODY).gid(NOBODY);
-    binary.output().is_ok_and(|ran| ran.status.success()).then_some(place)
-}
-
-/// T17, T18: what may be read is stored; a WAL database at rest would need files made beside it, which would then
-/// belong to us and lock its application out.
-#[test]
-fn without_the_right_to_write_nothing_is_made_and_what_to_grant_is_said() {
-    let Some(place) = place_for_nobody() else {
-        return println!("SKIPPED: only root can become another user, who must be able to run the binary");
-    };
-    let readable = |name: &str, mode: &str| place.make(name, mode, 3);
-    let delete = readable("delete.db", "delete");
-    // Owned by another user in a folder that anybody may write: sidecars of ours could be made, and could stay.
-    let open_folder = readable("open/wal.db", "wal");
-    fs::set_permissions(open_folder.parent().unwrap(), Permissions::from_mode(0o777)).unwrap();
-    // Ours, but the folder is not.
-    let ours = readable("ours/wal.db", "wal");
-    chown(&ours, Some(NOBODY), Some(NOBODY)).unwrap();
-    let closed = readable("closed/wal.db", "wal");
-    let secret = readable("secret.db", "delete");
-    fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
-    let mut app = Foreign::open(&readable("live.db", "wal"), "wal");
-    app.exec("INSERT INTO t VALUES(4)");
-
-    let before = listing(&place.data());
-    let ran = once_as_nobody(&place).expect_code(1);
-    for path in [&open_folder, &ours, &closed] {
-        let detail = ran.expect_failure(path, "cannot-open-wal");
-        assert!(detail.contains("run as"), "{detail}");
-    }
-    ran.expect_failure(&secret, "unreadable");
-    assert_eq!(ran.failure_of(&delete), None);
-    assert_eq!((ran.count("stored"), ran.count("failed")), (2, 4), "{ran:#?}");
-    assert_eq!(listing(&place.data()), before);
-    assert_eq!(place.newest_rows("live.db"), [1, 2, 3, 4], "a live application's own sidecars serve a reader, too");
-    assert_eq!(place.newest_rows("delete.db"), [1, 2, 3]);
-}
-
-/// T17: a folder that even its owner may not write, as on a read-only mount.
-#[test]
-fn a_read_only_folder_of_our_own_is_left_as_it_is() {
-    let Some(place) = place_for_nobody() else {
-        return println!("SKIPPED: only root can become another user, who must be able to run the binary");
-    };
-    let paths = [place.make("ro/wal.db", "wal", 3), place.make("ro/delete.db", "delete", 3)];
-    let folder = paths[0].parent().unwrap();
-    paths.iter().map(PathBuf::as_path).chain([folder]).for_each(|p| chown(p, Some(NOBODY), Some(NOBODY)).unwrap());
-    fs::set_permissions(folder, Permissions::from_mode(0o555)).unwrap();
-    let before = listing(&place.data());
-    let ran = once_as_nobody(&place).expect_code(1);
-    ran.expect_failure(&paths[0], "cannot-open-wal");
-    assert_eq!(ran.count("stored"), 1);
-    assert_eq!(listing(&place.data()), before);
-}
-
-fn replicate_into(place: &Place, pattern: &str, store: &Path, state: &Path) -> Ran {
-    let mut command = place.litesnap(&["replicate", pattern, "--once"]);
-    command.arg("--store").arg(store).arg("--state-dir").arg(state);
-    Ran::from(command.output().unwrap()).expect_code(0)
-}
-
-/// T50, T54: state, temporary copies and folder store lie where the patterns look, under links, too.
-#[test]
-fn our_own_files_below_the_pattern_are_never_backed_up() {
-    for pattern in ["data", "data/**/*.db", "data/**"] {
-        let place = Place::new();
-        place.make("a.db", "wal", 2);
-        let (store, state) = (place.data().join("store"), place.data().join("own.db/state"));
-        fs::create_dir_all(&store).unwrap();
-        fs::create_dir_all(&state).unwrap();
-        symlink(&state, place.data().join("link")).unwrap();
-        symlink(&state, place.data().join("link.db")).unwrap();
-        // What an earlier version of somebody's backup left in the store looks like a database, too.
-        fs::copy(place.db("a.db"), store.join("stray.db")).unwrap();
-        assert_eq!(replicate_into(&place, pattern, &store, &state).count("databases"), 1, "{pattern}");
-        let again = replicate_into(&place, pattern, &store, &state);
-        assert_eq!((again.count("databases"), again.count("requests")), (1, 0), "{pattern}");
-        let state_db = fs::read_dir(&state).unwrap().map(|e| e.unwrap().path());
-        let state_db = state_db.filter(|p| p.extension().is_some_and(|x| x == "db")).collect::<Vec<_>>();
-        assert_eq!(state_db.len(), 1);
-        // A link that leads straight to it.
-        symlink(&state_db[0], place.data().join("straight.db")).unwrap();
-        assert_eq!(replicate_into(&place, pattern, &store, &state).count("databases"), 1, "{pattern}");
-    }
-}
-
-/// The price of reading for a rollback-journal application: with a busy timeout of a second it is never locked out.
-/// Without one it can be, which READING names; how often is printed.
-#[test]
-fn an_application_with_a_busy_timeout_is_never_locked_out() {
-    let place = Place::new();
-    let (patient, hasty, open_close) = (place.db("patient.db"), place.db("hasty.db"), place.db("open-close.db"));
-    let with = |path: &Path, how: &str| Foreign::start(WRITER, path, &[how]);
-    let writers = [with(&patient, "delete,1,1"), with(&hasty, "delete,0,1"), with(&open_close, "wal,1,0")];
-    let running = place.start_loop("100ms", &[]);
-    let names = ["patient.db", "hasty.db", "open-close.db"];
-    let enough = || names.iter().all(|name| place.objects_of(name).len() >= 12);
-    assert!(eventually(Duration::from_secs(60), enough));
-    for (name, writer) in names.iter().zip(writers) {
-        let written = stop_writer(writer, 1)[0];
-        let stored = place.objects_of(name).len();
-        println!("{name}: {} commits, SQLITE_BUSY {}, {stored} snapshots", written.last, written.busy);
-        assert!(*name == "hasty.db" || written.busy == 0, "{name}: locked out {} times", written.busy);
-    }
-    running.stop().expect_code(0);
 }

@@ -82,7 +82,12 @@ impl Object {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap(), env: Vec::new() };
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same in a folder of the test's choice.
+    pub(crate) fn below(folder: &Path) -> Self {
+        let place = Self { dir: tempfile::tempdir_in(folder).unwrap(), env: Vec::new() };
         fs::create_dir(place.data()).unwrap();
         place
     }

@@ -110,9 +110,11 @@ impl S3Server {
         objects
     }
 
-    /// Replaces the content of an object, as a disk would.
+    /// Replaces the content of an object, as a disk would, or makes it.
     pub(crate) fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
-        std::fs::write(self.root.path().join(bucket).join(key), bytes).unwrap();
+        let path = self.root.path().join(bucket).join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
     }
 
     /// Removes an object.

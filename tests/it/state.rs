@@ -19,6 +19,7 @@ use litesnap::store::{Store, StoreOptions};
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
 
+use crate::library::once_unlocked;
 use crate::place::{Place, Ran, eventually, python, rows};
 
 /// A replicator on a memory store, with a clock that stands.
@@ -51,9 +52,10 @@ impl Library {
 
     fn restart(&mut self) {
         self.replicator = None;
-        let (config, store, clock) = (self.config.clone(), self.store.clone(), Arc::clone(&self.clock));
-        let opened = Replicator::with_store(config, store, clock, Arc::new(Control::default()), Arc::new(Silent));
-        self.replicator = Some(opened.unwrap());
+        self.replicator = Some(once_unlocked(|| {
+            let (config, store, clock) = (self.config.clone(), self.store.clone(), Arc::clone(&self.clock));
+            Replicator::with_store(config, store, clock, Arc::new(Control::default()), Arc::new(Silent))
+        }));
     }
 
     fn cycle(&mut self) -> CycleReport {

@@ -1,0 +1,1 @@
+"""What scripts/policies is made of."""
