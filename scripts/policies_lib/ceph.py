@@ -1,5 +1,5 @@
 """A Ceph RADOS gateway of one node, started here as an ordinary process tree: monitor, object store in memory, gateway."""
-import json, os, shutil, signal, subprocess, time, uuid
+import json, os, shutil, subprocess, uuid
 
 from .servers import Server, Unavailable, answers, as_text, client, free_port, wait_for
 
