@@ -604,7 +604,7 @@ fn an_object_that_is_refused_is_named_and_the_others_go() {
 
 #[test]
 fn a_store_that_cannot_delete_many_at_once_is_asked_one_by_one() {
-    // Ceph and moto refuse it where a policy allows each single one.
+    // Ceph refuses it where a policy allows each single one.
     let answers = [(501, "NotImplemented"), (405, "MethodNotAllowed"), (403, "AccessDenied")];
     for fault in answers.map(|(status, code)| Fault::answer(status, code)) {
         let cloud = Cloud::new(6);
