@@ -61,8 +61,6 @@ class Ceph(Server):
     lifecycle_day_s = 2
     is_ceph = True
     create_only = "without effect"
-    # It asks for DeleteObject on the bucket when many objects are deleted with one request.
-    environment = {"AWS_DISABLE_BULK_DELETE": "true"}
 
     def __init__(self, folder):
         missing = [program for program in PROGRAMS if not shutil.which(program)]
