@@ -1,7 +1,7 @@
 """What every server must carry: one fleet from its first run to what is left after pruning. Each step builds on the last."""
 import concurrent.futures, datetime, os, random, shutil, subprocess, time
 
-from servers.driver import BUCKET, Failed, Untested, check
+from servers.driver import BUCKET, Untested, check
 from servers.fleet import commit, look, make_all_formats, make_one, remove
 from servers.session import encoded
 

@@ -109,7 +109,10 @@ fn from_answer(status: &str, body: &str) -> (Reason, String) {
         (401 | 403, _)
         | (
             300..=499,
-            "ExpiredToken"
+            "AccessDenied"
+            | "RequestTimeTooSkewed"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
             | "InvalidToken"
             | "InvalidAccessKeyId"
             | "AuthorizationHeaderMalformed"
@@ -152,6 +155,12 @@ fn from_folder(error: &Error) -> Option<(Reason, String)> {
         _ => Reason::StoreError,
     };
     Some((reason, unlisted.map_or_else(|| io.to_string(), ToString::to_string)))
+}
+
+/// Whether a range was asked for and the answer was the whole object, or said so.
+pub(crate) fn is_not_partial(error: &Error) -> bool {
+    const WHOLE: &str = "Received non-partial response when range requested";
+    chain(error).any(|cause| cause.to_string() == WHOLE)
 }
 
 /// Whether an answer had begun, and then its body stopped.
