@@ -90,9 +90,9 @@ class Session:
         self.check_silence(text, None)
         return text
 
-    def truth(self):
-        """Content, format, owner and mode of every database now."""
-        paths = databases_below(self.source)
+    def truth(self, paths=None):
+        """Content, format, owner and mode of every database now, or of these."""
+        paths = databases_below(self.source) if paths is None else paths
         return {path: (seen, rights(path)) for path, seen in look_at(paths).items()}
 
     def objects(self):

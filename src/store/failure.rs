@@ -157,12 +157,6 @@ fn from_folder(error: &Error) -> Option<(Reason, String)> {
     Some((reason, unlisted.map_or_else(|| io.to_string(), ToString::to_string)))
 }
 
-/// Whether a range was asked for and the answer was the whole object, or said so.
-pub(crate) fn is_not_partial(error: &Error) -> bool {
-    const WHOLE: &str = "Received non-partial response when range requested";
-    chain(error).any(|cause| cause.to_string() == WHOLE)
-}
-
 /// Whether an answer had begun, and then its body stopped.
 pub(crate) fn is_broken_off(error: &Error) -> bool {
     unanswered(error).is_none() && answered(error).is_none() && chain(error).any(|e| e.is::<HttpError>())
