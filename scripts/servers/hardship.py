@@ -1,5 +1,5 @@
 """What goes wrong between a host and its store, on any server; each has databases and a prefix of its own."""
-import concurrent.futures, os, shutil, signal, time
+import concurrent.futures, shutil, signal, time
 
 from servers.driver import BUCKET, Untested, check, end, wait_until
 from servers.fleet import commit, databases_below, look, make_noise, make_one, make_small
@@ -79,7 +79,7 @@ def many_keys(run):
     session = run.session("many")
     count = len(make_small(str(session.source), run.many))
     check(session.replicate().json["stored"] == count, f"{count} databases")
-    check(len(session.run("list", "--json").lines) == count, "list shows others")
+    check(len(session.snapshots()) == len(session.run("list", "--json").lines) == count, "list shows others")
     into = session.place / "back"
     summary = session.run("restore", "--into", into, "--json").json
     there = {path.removeprefix(str(into)) for path in databases_below(into)}

@@ -109,7 +109,10 @@ fn from_answer(status: &str, body: &str) -> (Reason, String) {
         (401 | 403, _)
         | (
             300..=499,
-            "ExpiredToken"
+            "AccessDenied"
+            | "RequestTimeTooSkewed"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
             | "InvalidToken"
             | "InvalidAccessKeyId"
             | "AuthorizationHeaderMalformed"
