@@ -118,9 +118,13 @@ class Writer:
             db.settle(db.wanted)
 
     def make(self, db):
-        db.q(f"PRAGMA page_size={db.page_size}")
-        db.q(f"PRAGMA auto_vacuum={db.vacuum}")
         db.mode = "delete"
+        db.q(f"PRAGMA page_size={db.page_size}")
+        if db.vacuum:
+            # Commits one page without a table in it.
+            self.log.note("try", db, ("empty", 0, 0))
+            db.q(f"PRAGMA auto_vacuum={db.vacuum}")
+            self.log.note("done", db, ("empty", 0, 0))
         db.q("BEGIN IMMEDIATE")
         if db.is_made():
             return db.q("COMMIT")  # Another process of this application was faster.

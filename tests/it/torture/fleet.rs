@@ -197,7 +197,8 @@ fn patterns(data: &Path, replica: usize) -> Vec<String> {
 
 /// The loop in a clean environment; its log has a line for each cycle.
 fn command(patterns: &[String], store: &str, state: &Path, always_sqlite: bool) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_litesnap"));
+    let built = || env!("CARGO_BIN_EXE_litesnap").into();
+    let mut command = Command::new(std::env::var_os("LITESNAP").unwrap_or_else(built));
     command.env_clear().envs(s3_server::env(s3_server::ACCESS_KEY_ID, s3_server::SECRET_ACCESS_KEY));
     command.env("RUST_LOG", "warn,litesnap=debug").env("HOME", state.parent().unwrap());
     command.arg("replicate").args(patterns).args(["--store", store, "--memory-limit", "32MiB", "--host", "host"]);
