@@ -25,7 +25,7 @@ use crate::engine::Runtime;
 use crate::error::{Failure, Reason, Result};
 use crate::names::Names;
 use crate::object::{Description, ObjectError, TAIL_LEN_USUAL, Tail, read_description};
-use crate::store::{Env, Kind, Store, StoreOptions, answered_status, classify, is_not_partial};
+use crate::store::{Env, Kind, Store, StoreOptions, answered_status, classify};
 
 /// Objects up to this size are fetched as a whole before they are worked on.
 const WHOLE_MAX: u64 = 2 << 20;
@@ -328,14 +328,18 @@ impl Access {
         }
         // Azure knows no range that is counted from the end.
         if self.store.kind == Kind::Azure {
-            return self.end_by_size(key, len).await;
+            let options = GetOptions { head: true, ..GetOptions::default() };
+            let size = self.health.note(&self.store, self.ask(key, options).await)?.meta.size;
+            return if size == 0 {
+                Ok((Bytes::new(), 0))
+            } else {
+                Ok((self.get(&Self::at(key, size), size.saturating_sub(len)..size).await?, size))
+            };
         }
         let options = GetOptions { range: Some(GetRange::Suffix(len)), ..GetOptions::default() };
         let got = match self.ask(key, options).await {
             // An object without bytes has no range in it.
             Err(e) if answered_status(&e) == Some(416) => return Ok((Bytes::new(), 0)),
-            // One with fewer bytes than were asked for: some gateways send it whole, and not as a part.
-            Err(e) if is_not_partial(&e) => return self.end_by_size(key, len).await,
             Err(e) => Err(e),
             Ok(got) => {
                 let size = got.meta.size;
@@ -343,16 +347,6 @@ impl Access {
             }
         };
         self.health.note(&self.store, got)
-    }
-
-    /// The same in two requests, the first for the size.
-    async fn end_by_size(&self, key: &str, len: u64) -> Result<(Bytes, u64), FetchError> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        let size = self.health.note(&self.store, self.ask(key, options).await)?.meta.size;
-        if size == 0 {
-            return Ok((Bytes::new(), 0));
-        }
-        Ok((self.get(&Self::at(key, size), size.saturating_sub(len)..size).await?, size))
     }
 
     async fn ask(&self, key: &str, options: GetOptions) -> object_store::Result<GetResult> {

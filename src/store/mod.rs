@@ -32,7 +32,7 @@ use object_store::{Attribute, Attributes, ObjectStore, PutMode, PutOptions};
 
 pub use credentials::credentials_hint;
 pub use failure::classify;
-pub(crate) use failure::{answered_status, is_broken_off, is_not_partial};
+pub(crate) use failure::{answered_status, is_broken_off};
 pub(crate) use leftovers::Leftovers;
 pub use query::Env;
 pub use requests::{Answer, RequestCounts, Requests, Verb};

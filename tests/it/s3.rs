@@ -330,19 +330,3 @@ fn a_signal_in_mid_upload_of_a_large_database_aborts_it() {
     assert_eq!(cloud.once(&[]).expect_code(0).count("stored"), 1);
     assert_eq!(cloud.stored(), 1);
 }
-
-/// What rclone's gateway answers to a range from the end that is longer than the object.
-#[test]
-fn an_object_that_is_sent_whole_where_its_end_was_asked_for_is_described() {
-    let cloud = Cloud::new(1);
-    cloud.once(&[]).expect_code(0);
-    let (key, _) = cloud.server.objects("bucket").pop().unwrap();
-    let url = cloud.server.url("bucket", "p");
-    let show = || cloud.place.run(&["show", "--store", &url, key.strip_prefix("p/").unwrap()]).expect_code(0).out;
-    let shown = show();
-    cloud.server.forget();
-    cloud.server.fail_next(1, Fault::Answer(200, "the whole of it".to_owned()));
-    assert_eq!(show(), shown);
-    let methods: Vec<String> = cloud.server.log().into_iter().map(|(method, _)| method).collect();
-    assert_eq!(methods, ["GET", "HEAD", "GET"]);
-}
