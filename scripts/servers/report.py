@@ -22,7 +22,8 @@ def columns(done, kept):
     """Version, date and results by server; those of another time from the file `kept`, which gets the new ones."""
     old = json.loads(kept.read_text()) if kept and kept.exists() else {}
     today = str(datetime.date.today())
-    new = old | {name: [version, today, results] for name, (version, results) in done.items()}
+    steps = {name: old.get(name, [0, 0, {}])[2] | results for name, (_, results) in done.items()}
+    new = old | {name: [version, today, steps[name]] for name, (version, _) in done.items()}
     if kept:
         kept.write_text(json.dumps(new, indent=1) + "\n")
     return {name: (version, date, {step: Result(*result) for step, result in results.items()})
