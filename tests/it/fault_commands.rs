@@ -11,7 +11,7 @@ use litesnap::layout::snapshot_key;
 use litesnap::timestamp::Timestamp;
 use rusqlite::Connection;
 
-use crate::fault_shim::{Sweep, Watched, place, replace};
+use crate::fault_shim::{Fault, Kind, Sweep, Watched, place, replace, watch};
 use crate::place::{Place, Ran};
 
 const NAMES: [&str; 3] = ["delete.db", "deep/wal.db", "large.db"];
@@ -166,6 +166,22 @@ fn any_call_of_a_verify_may_fail_and_nothing_good_is_called_bad() {
         };
         let name = if is_bad { "verify, one of them bad" } else { "verify" };
         stored.sweep(name, &stored.place.store(), i32::from(is_bad), &args, &check);
+    }
+}
+
+/// What looks like the end of an object, once, is the transfer's fault: it is fetched once more before it is called bad.
+#[test]
+fn any_read_of_a_verify_may_end_early_once_and_nothing_is_called_bad() {
+    let stored = Stored::new();
+    let run = |fault| {
+        watch(stored.place.litesnap(&["verify", "--store", "store", "--all"]), &stored.place.store(), "read", fault)
+    };
+    let reads = run(None).calls.len();
+    assert!(reads >= 6, "{reads}");
+    for at in 1..=reads {
+        let watched = run(Some(Fault { family: "read", kind: Kind::End, at, on: false }));
+        assert_eq!((watched.ran.code, watched.ran.count("good")), (Some(0), 6), "read {at}: {:#?}", watched.ran);
+        assert_eq!(names(&stored.place.store(), ".bad"), [] as [PathBuf; 0], "read {at}");
     }
 }
 

@@ -50,7 +50,9 @@ impl Known {
         let place = place();
         let names: Vec<String> = (0..FLEET).map(|n| format!("{}{n}.db", "tenant".repeat(20))).collect();
         let template = place.make("template", "delete", 1);
-        names.iter().for_each(|name| drop(fs::copy(&template, place.db(name)).unwrap()));
+        for name in &names {
+            fs::copy(&template, place.db(name)).unwrap();
+        }
         let mut known = Self { place, names, now: BTreeMap::new() };
         known.settle();
         known.keep();
