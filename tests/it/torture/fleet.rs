@@ -166,6 +166,9 @@ impl Fleet {
                     told.push(now);
                     break;
                 }
+                if replica.has_ended() {
+                    return Err(format!("{name}: litesnap ended by itself; see its log and standard error"));
+                }
                 if Instant::now() > deadline {
                     return Err(format!("{name}: no {whole} cycles in {CYCLES_WAIT_MAX:?}"));
                 }
