@@ -8,6 +8,8 @@
 //! the last commit of every database is in its store. One that is not, and that litesnap named as failed in these
 //! cycles, is late and not lost, if it is there [`LATE_MAX`] cycles later: counted, and in the report.
 
+#![allow(clippy::print_stdout, reason = "a run of hours tells how far it is, and ends with its report")]
+
 mod checkers; // snapshots brought back, and foreign SQLites that look at them
 mod fleet; // everything that runs: applications, replicas, stores; churn and rest
 mod history; // what was committed, and so what a snapshot may hold

@@ -166,6 +166,9 @@ impl Fleet {
                     told.push(now);
                     break;
                 }
+                if replica.has_ended() {
+                    return Err(format!("{name}: litesnap ended by itself; see its log and standard error"));
+                }
                 if Instant::now() > deadline {
                     return Err(format!("{name}: no {whole} cycles in {CYCLES_WAIT_MAX:?}"));
                 }
@@ -203,8 +206,8 @@ fn harm(server: &BigS3, mut random: Random) -> Arc<Mutex<Harms>> {
         if random.below(100) >= harms.percent {
             return None;
         }
-        let kinds = [Harmed::Refused, Harmed::Dropped, Harmed::AnswerLost];
-        let harmed = kinds[usize::try_from(random.below(3)).unwrap()];
+        let kinds = [Harmed::Refused, Harmed::Dropped, Harmed::AnswerLost, Harmed::Slow];
+        let harmed = kinds[usize::try_from(random.below(4)).unwrap()];
         *harms.counts.entry(harmed).or_default() += 1;
         Some(harmed)
     });
