@@ -100,7 +100,11 @@ impl Binary {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         if loses_state {
-            fs::remove_dir_all(&self.state).unwrap();
+            match fs::remove_dir_all(&self.state) {
+                // Killed before it had made it.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.unwrap(),
+            }
         }
         self.child = spawn(&*self.make, &self.log);
         Ok(())
