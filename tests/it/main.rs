@@ -40,8 +40,8 @@ mod secrets; // nothing secret in what is logged, printed or kept, however a sto
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
 mod torture; // foreign writers and litesnaps, killed at random: every snapshot a commit, none stale, none lost
-mod upkeep;
-mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop // beside the loop: pruning and verifying on schedules of their own
+mod upkeep; // beside the loop: pruning and verifying on schedules of their own
+mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop
 
 /// Counts, for the laws about memory.
 #[global_allocator]
