@@ -15,7 +15,7 @@ use crate::names::Names;
 use crate::scratch;
 use crate::timestamp::Timestamp;
 
-const SCHEMA: &str = "CREATE TABLE objects(name TEXT, ms INTEGER, kind INTEGER, size INTEGER)";
+const SCHEMA: &str = "CREATE TABLE objects(name TEXT, ms INTEGER, kind INTEGER, size INTEGER, written INTEGER)";
 /// As stored; the order in which those of one time come.
 const SNAPSHOT: i64 = 0;
 const BAD_MARKER: i64 = 1;
@@ -56,6 +56,9 @@ pub struct Database {
     pub snapshots: Vec<Snapshot>,
     /// When it was found gone from its host, oldest first.
     pub tombstones: Vec<Timestamp>,
+    /// When the store was given the newest of them, by its own clock, where it says so: whoever may put can choose the time
+    /// in a key, but not this one.
+    pub told_gone: Option<Timestamp>,
     /// Times of markers whose snapshot is not there any more, oldest first.
     pub stray_markers: Vec<Timestamp>,
 }
@@ -153,8 +156,8 @@ impl Catalogue {
                 self.totals.snapshots += 1;
                 self.totals.bytes += size;
             }
-            tx.prepare_cached("INSERT INTO objects VALUES(?1,?2,?3,?4)")
-                .and_then(|mut insert| insert.execute((prefix, ts.as_ms(), kind, size.cast_signed())))
+            tx.prepare_cached("INSERT INTO objects VALUES(?1,?2,?3,?4,?5)")
+                .and_then(|mut insert| insert.execute((prefix, ts.as_ms(), kind, size.cast_signed(), written_ms)))
                 .map_err(scratch::failed)?;
         }
         tx.commit().map_err(scratch::failed)
@@ -196,8 +199,10 @@ impl Catalogue {
     /// That of `visit`; [`Error::Io`] if there is no room for temporary files.
     pub fn each<E: From<Error>>(&self, mut visit: impl FnMut(Database) -> Result<(), E>) -> Result<(), E> {
         let failed = |e| E::from(scratch::failed(e));
-        let mut sorted =
-            self.rows.prepare("SELECT name, ms, kind, size FROM objects ORDER BY name, ms, kind").map_err(failed)?;
+        let mut sorted = self
+            .rows
+            .prepare("SELECT name, ms, kind, size, written FROM objects ORDER BY name, ms, kind, written")
+            .map_err(failed)?;
         let mut rows = sorted.query([]).map_err(failed)?;
         let mut database = Database::default();
         while let Some(row) = rows.next().map_err(failed)? {
@@ -213,6 +218,9 @@ impl Catalogue {
             let (ms, kind, size) = (numbers.0.map_err(failed)?, numbers.1.map_err(failed)?, numbers.2.map_err(failed)?);
             let time = Timestamp::from_ms(ms).expect("only times that were parsed were added");
             take(&mut database, time, kind, size.cast_unsigned());
+            if kind == TOMBSTONE {
+                database.told_gone = Timestamp::from_ms(row.get(4).map_err(failed)?);
+            }
         }
         if !database.name.is_empty() {
             visit(database)?;

@@ -49,7 +49,8 @@ pub struct PruneOptions {
     /// A database that has been gone from its host for this long loses everything.
     pub deleted_after: Option<Duration>,
     /// Ages are counted from now, but from no later than the store's own time of its newest object: a host clock that runs
-    /// ahead would else erase what is young. True to go by the host's clock alone, in a store in which nothing is new.
+    /// ahead would else erase what is young; and a tombstone is no older than the store's own time of it. True to go by the
+    /// host's clock and the times in keys alone, in a store in which nothing is new, or that is a copy.
     pub trust_clock: bool,
     /// Only decide.
     pub dry_run: bool,
@@ -157,7 +158,7 @@ fn decide_all(
     observer: &dyn Observer,
 ) -> Result<Plan> {
     let mut plan = Plan::empty()?;
-    catalogue.each(|database: Database| {
+    catalogue.each(|mut database: Database| {
         if let Some(signal) = access.control.stop_signal() {
             return Err(Error::Interrupted { signal });
         }
@@ -166,13 +167,15 @@ fn decide_all(
             report.foreign += objects as u64;
             return Ok(());
         }
+        let told_gone = database.told_gone.take();
+        let by_clock = plan::is_erased(&database, options.deleted_after, now);
+        database.told_gone = told_gone.filter(|_| !options.trust_clock);
         let fate = judge(&database, &options.rules, options.deleted_after, time);
         report.databases += 1;
         report.snapshots += database.snapshots.len() as u64;
         report.kept += fate.verdicts.iter().filter(|v| **v != Verdict::Remove).count() as u64;
         let newest = plan::newest_event(&database);
         report.ahead += u64::from(newest.is_some_and(|t| t.as_ms() - now.as_ms() > DAY_MS));
-        let by_clock = plan::is_erased(&database, options.deleted_after, now);
         report.waiting += u64::from(by_clock && !fate.is_erased);
         plan::tell(&database, &fate, observer);
         plan.add(&database, &fate)

@@ -79,7 +79,8 @@ ALLOWED = {
     "replicate-compare": PUTS | READ,
     "restore": READS,
     "verify": READS | {"put a bad-marker"},
-    "prune": {"list its prefix", "delete a snapshot", "delete what it stored itself", "delete a tombstone", "delete a bad-marker"},
+    "prune": {"list its prefix", "delete a snapshot", "delete what it stored itself", "delete a tombstone",
+              "delete a bad-marker"},
 }
 
 # And what more where a policy can only name a whole prefix.

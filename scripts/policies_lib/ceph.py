@@ -1,5 +1,5 @@
 """A Ceph RADOS gateway of one node, started here as an ordinary process tree: monitor, object store in memory, gateway."""
-import json, os, shutil, signal, subprocess, time, uuid
+import json, os, shutil, subprocess, uuid
 
 from .servers import Server, Unavailable, answers, as_text, client, free_port, wait_for
 
@@ -61,8 +61,6 @@ class Ceph(Server):
     lifecycle_day_s = 2
     is_ceph = True
     create_only = "without effect"
-    # It asks for DeleteObject on the bucket when many objects are deleted with one request.
-    environment = {"AWS_DISABLE_BULK_DELETE": "true"}
 
     def __init__(self, folder):
         missing = [program for program in PROGRAMS if not shutil.which(program)]

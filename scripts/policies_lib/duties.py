@@ -3,9 +3,9 @@
 A duty is a function of a place and of whether the statement it is named after is there. It raises Failed if what should
 work does not, or what should not does.
 """
-import signal, subprocess, threading, time
+import signal, subprocess
 
-from .common import Failed, PREFIX, check, rows
+from .common import PREFIX, check, rows
 from .proxy import LosesFirstAnswer
 from .servers import wait_for
 

@@ -2,7 +2,7 @@
 import json
 
 from . import attempts, duties, theft
-from .common import FILL, LITESNAP, PREFIX, Failed, Place
+from .common import FILL, PREFIX, Failed, Place
 from .ceph import Ceph
 from .servers import Moto, Unavailable
 

@@ -88,9 +88,9 @@ class Moto(Server):
     """moto, which checks signatures and users' policies once it is told to."""
 
     name = "moto"
-    # It asks for DeleteObject on the bucket when many objects are deleted with one request.
-    environment = {"AWS_DISABLE_BULK_DELETE": "true"}
     lenient = frozenset({"list another prefix", "list the bucket"})
+    # It asks for DeleteObject on the bucket too when many objects are deleted with one request, and refuses each by name.
+    environment = {"AWS_DISABLE_BULK_DELETE": "true"}
     # Of the checksums that S3 accepts for what is to be locked, it knows only those of its own client.
     lacks = frozenset({"lifecycle", "quota", "locks"})
     create_only = "refuses every put"

@@ -111,7 +111,7 @@ def crowded_out(place):
 def told_gone(place):
     """puts a tombstone of long ago: prune --deleted-after counts from when the store was given it, and removes nothing"""
     prepared(place, "a.db", "b.db")
-    true = rows(place.data / "a.db")
+    true = rows(place.data / "b.db")
     # Idle for long, as most of a fleet is: the same object under a key of 90 days ago.
     month = datetime.timedelta(days=30)
     body = place.server.admin.get_object(Bucket=place.bucket, Key=snapshots(place, "a.db")[0])["Body"].read()
@@ -121,10 +121,18 @@ def told_gone(place):
     as_admin(place)
     ran = place.litesnap("prune", "--deleted-after", "30d")
     check(len(snapshots(place, "a.db")) == 1, f"a forged tombstone erased a database: {ran}")
-    ran, back = restore(place, "a.db")
-    check(ran.code == 1 and "--include-deleted" in ran.out, f"not told that it is held for gone: {ran}")
-    ran, back = restore(place, "a.db", "--include-deleted")
+    # Another that is not idle: held for gone until it is stored again.
+    check(put(place, place.prefix("b.db") + stamp(now(), ".deleted")), "refused")
+    ran, back = restore(place, "b.db")
+    check(back is None, f"what is held for gone was restored unasked: {ran}")
+    ran.expect(1, "gone from its host.*--include-deleted")
+    ran, back = restore(place, "b.db", "--include-deleted")
     check(back == true, f"--include-deleted did not bring it: {ran}")
+    place.key = place.server.grant(place.policy("replicate"))
+    place.add("b.db")
+    place.replicate().expect(0, "stored=1")
+    _, back = restore(place, "b.db")
+    check(back == rows(place.data / "b.db"), "stored again, it is still held for gone")
 
 
 def versioned(place):

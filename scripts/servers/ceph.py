@@ -125,6 +125,9 @@ class Ceph(Server):
         if "radosgw" not in self.processes:
             self.serve_gateway()
 
+    def answers(self):
+        return super().answers() and [p.poll() for p in self.processes.values()] == [None] * 3
+
     def policed(self):
         """Accounts that may only put, and only get and list, by a policy of the bucket."""
         from servers.policy import bucket_policy

@@ -50,7 +50,7 @@ def _own_group_and_gone_with_us():
 
 def spawn(command, **kwargs):
     """A process that does not outlive this one."""
-    return subprocess.Popen([os.fspath(c) if isinstance(c, os.PathLike) else str(c) for c in command], preexec_fn=_own_group_and_gone_with_us, **kwargs)
+    return subprocess.Popen([str(word) for word in command], preexec_fn=_own_group_and_gone_with_us, **kwargs)
 
 
 def end(process, how=signal.SIGTERM):
@@ -120,6 +120,9 @@ class Server:
     def stop(self, how=signal.SIGTERM):
         for name in reversed(list(self.processes)):
             end(self.processes.pop(name), how)
+
+    def answers(self):
+        return listens(self.port)
 
     def kill(self, name):
         end(self.processes.pop(name), signal.SIGKILL)

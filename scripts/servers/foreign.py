@@ -2,7 +2,7 @@
 import base64, json, os, subprocess, urllib.request
 
 from servers.driver import BUCKET, Server, Untested, check, first_line
-from servers.others import installed_version
+from servers.others import version_by_pip
 
 
 class Rclone:
@@ -67,7 +67,7 @@ class GcpEmulator(Server):
     programs = ("gcp-storage-emulator", "rclone")
 
     def version(self):
-        return installed_version("gcp-storage-emulator", "gcp-storage-emulator")
+        return version_by_pip("gcp-storage-emulator", "gcp-storage-emulator")
 
     def serve(self):
         (self.place / "data").mkdir(exist_ok=True)

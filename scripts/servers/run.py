@@ -1,5 +1,5 @@
 """All steps against one server: what passed, what is peculiar, what failed, what was not tried."""
-import collections, os, subprocess, tempfile, time, traceback
+import collections, os, subprocess, time, traceback
 
 from servers import hardship, lifecycle, violence
 from servers.driver import Failed, Untested, check
@@ -25,10 +25,11 @@ class Run:
         self.server, self.binary, self.databases = server, binary, databases
         self.many, self.kills = (1100, 2) if quick else (2500, violence.KILLS)
         self.has_s3 = server.scheme == "s3"
-        self.results, self.said, self.main = {}, "", None
+        self.results, self.said, self.main, self.sessions = {}, "", None, []
 
     def session(self, name):
-        return Session(self.server, self.binary, self.server.place / "sessions" / name, name)
+        self.sessions.append(Session(self.server, self.binary, self.server.place / "sessions" / name, name))
+        return self.sessions[-1]
 
     def small_session(self, name, count):
         """With so many databases of its own."""
@@ -61,10 +62,19 @@ class Run:
         except Exception as failed:  # A server's strange answer, or a mistake in here: either way it did not pass.
             traceback.print_exc()
             result = (FAILED, repr(failed))
+        self.tidy()
         self.results[label(step)] = Result(*result, time.monotonic() - began)
         word, note = result
         print(f"{self.server.name}: {word}: {label(step)}{': ' + note if note else ''} "
               f"({time.monotonic() - began:.1f} s)", flush=True)
+
+    def tidy(self):
+        """After a step that failed half-way, the next one finds a server that runs, and nobody else at it."""
+        for session in self.sessions:
+            session.end_all()
+        if not self.server.answers():
+            self.server.stop()
+            self.server.resume()
 
     def all(self, steps):
         """In order; without its first snapshots, the rest of the main fleet's life means nothing."""

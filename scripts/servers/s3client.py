@@ -70,8 +70,9 @@ class S3:
     def get(self, bucket, key):
         return self.ask("GET", f"{bucket}/{key}")[1]
 
-    def delete(self, bucket, key):
-        self.ask("DELETE", f"{bucket}/{key}")
+    def range_status(self, bucket, key, range):
+        """With what status a part of an object comes."""
+        return self.send("GET", f"{bucket}/{key}", headers={"range": f"bytes={range}"})[0]
 
     def put_if_absent(self, bucket, key, body):
         """Whether a create-only put was taken."""

@@ -1,7 +1,7 @@
 """One litesnap against one server: runs the binary, reads what it says, and compares with other clients' words."""
 import json, os, pathlib, re, shutil, signal, sqlite3, subprocess, time
 
-from servers.driver import BUCKET, check, spawn
+from servers.driver import BUCKET, check, end, spawn
 from servers.fleet import databases_below, files_below, look_at, rights
 
 HANGS_AFTER_S = 300
@@ -44,7 +44,7 @@ class Session:
         self.place.mkdir(parents=True)
         self.source, self.state = self.place / "source", self.place / "state"
         self.client = server.client()
-        self.restores = 0
+        self.restores, self.started = 0, []
 
     def command(self, verb, *args, bucket=BUCKET, wrap=()):
         verb, *rest = verb.split()
@@ -76,16 +76,23 @@ class Session:
         """Runs replicate beside this script; its log goes to a file."""
         log = open(self.place / "replicate.log", "ab")
         command = self.command("replicate", self.source, "--state-dir", self.state, *args, **kwargs)
-        return spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment())
+        self.started.append(spawn(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment()))
+        log.close()
+        return self.started[-1]
+
+    def end_all(self):
+        """Ends what still runs of it."""
+        while self.started:
+            end(self.started.pop(), signal.SIGKILL)
 
     def log(self):
         text = (self.place / "replicate.log").read_text(errors="replace")
         self.check_silence(text, None)
         return text
 
-    def truth(self):
-        """Content, format, owner and mode of every database now."""
-        paths = databases_below(self.source)
+    def truth(self, paths=None):
+        """Content, format, owner and mode of every database now, or of these."""
+        paths = databases_below(self.source) if paths is None else paths
         return {path: (seen, rights(path)) for path, seen in look_at(paths).items()}
 
     def objects(self):

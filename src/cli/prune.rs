@@ -12,7 +12,8 @@ use super::{KeepArgs, MatchArgs, StoreArgs};
 const PRUNE_AFTER: &str = "The newest snapshot of every database stays, and the newest that is not known to be bad, \
 whatever the rules say; only --deleted-after lets go of it, and only where the database is gone from its host. \
 Hours, days, weeks, months and years are UTC. Ages are counted from now, or from the newest object in the store if \
-that is older: a clock that runs ahead removes nothing.
+that is older: a clock that runs ahead removes nothing. A database is gone for no longer than the store has had its \
+tombstone.
 
 In a bucket that keeps versions, what is deleted takes room until a rule of the bucket expires old versions.
 
@@ -42,7 +43,8 @@ pub(crate) struct Prune {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) deleted_after: Option<Duration>,
 
-    /// Count ages by this host's clock even if nothing in the store is that new
+    /// Count ages by this host's clock even if nothing in the store is that new, and take tombstones for as old as their
+    /// keys say: for a copy of a store
     #[arg(long)]
     pub(crate) trust_clock: bool,
 

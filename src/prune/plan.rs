@@ -60,13 +60,15 @@ pub(super) fn newest_event(database: &Database) -> Option<Timestamp> {
     database.snapshots.last().map(|s| s.time).max(database.tombstones.last().copied())
 }
 
-/// Whether it was gone from its host at `time`, for `deleted_after` or longer.
+/// Whether it was gone from its host at `time`, for `deleted_after` or longer; and the store has known it for as long, so
+/// that nobody who may only put can have a database erased by a tombstone with a time of long ago.
 pub(super) fn is_erased(database: &Database, deleted_after: Option<Duration>, time: Timestamp) -> bool {
     let Some(age_ms) = deleted_after.map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)) else {
         return false;
     };
     let gone = database.tombstones.last().filter(|tombstone| Some(**tombstone) == newest_event(database));
-    gone.is_some_and(|tombstone| time.as_ms() - tombstone.as_ms() >= age_ms)
+    let since = gone.map(|tombstone| database.told_gone.map_or(*tombstone, |told| told.max(*tombstone)));
+    since.is_some_and(|since| time.as_ms() - since.as_ms() >= age_ms)
 }
 
 /// Everything goes.

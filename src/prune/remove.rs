@@ -134,9 +134,35 @@ impl<'a> Remover<'a> {
             self.one_by_one = true;
             answer = self.ask(batch);
         }
+        if self.is_refused_at_once(&answer) {
+            answer = self.try_singly(batch).unwrap_or(answer);
+        }
         match &answer {
             Answer::Failed(f) if matches!(f.reason, Reason::StoreUnreachable | Reason::StoreTimeout) => self.ask(batch),
             _ => answer,
+        }
+    }
+
+    /// Some stores (Ceph) want, for a request that deletes many objects, a right on the bucket besides that on each object.
+    fn is_refused_at_once(&self, answer: &Answer) -> bool {
+        let is_refused = matches!(answer, Answer::Failed(f) if f.reason == Reason::StoreRefused);
+        is_refused && !self.one_by_one && self.access.store.singly.is_some()
+    }
+
+    /// Deletes one by one, if the first of `batch` can be deleted so.
+    fn try_singly(&mut self, batch: &[Doomed]) -> Option<Answer> {
+        let (first, others) = batch.split_at(1.min(batch.len()));
+        self.one_by_one = true;
+        match self.ask(first) {
+            Answer::ByKey(mut outcomes) if outcomes.iter().all(std::result::Result::is_ok) => {
+                let Answer::ByKey(more) = self.ask(others) else { return None };
+                outcomes.extend(more);
+                Some(Answer::ByKey(outcomes))
+            }
+            _ => {
+                self.one_by_one = false;
+                None
+            }
         }
     }
 

@@ -44,7 +44,8 @@ pub struct PruneReport {
     pub untried: u64,
     /// Databases whose newest snapshot or tombstone lies more than a day ahead of this host's clock.
     pub ahead: u64,
-    /// Databases gone for long enough by this host's clock, but not by the newest object in the store.
+    /// Databases gone for long enough by this host's clock and the time in the tombstone's key, but not by the newest object in
+    /// the store, or not since the store was given the tombstone.
     pub waiting: u64,
     /// The time from which ages were counted, where it is more than a day behind this host's clock.
     pub counted_from: Option<Timestamp>,
@@ -142,6 +143,13 @@ impl PruneReport {
                  they wait until something is, or for --trust-clock",
                 self.waiting,
                 time.to_rfc3339(),
+            ));
+        }
+        if self.counted_from.is_none() && self.waiting > 0 {
+            notes.push(format!(
+                "{} databases are gone for long enough by the times in their tombstones' keys, but the store was given these \
+                 later: a copied store, or not their host's doing; they wait, or for --trust-clock",
+                self.waiting,
             ));
         }
         notes

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 /// What SQLite is asked.
@@ -18,6 +19,14 @@ pub enum Check {
 
 /// Most characters of what SQLite finds wrong that are passed on.
 const TEXT_MAX: usize = 300;
+
+/// Has SQLite take nothing on trust from a file that whoever could write to the store may have made: what its schema calls is
+/// what SQLite holds harmless, its shadow tables are not written to, and the sizes of cells are checked before they are used.
+pub(crate) fn distrust(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    conn.execute_batch("PRAGMA cell_size_check = ON")
+}
 
 /// Makes `quick_check` ask about the file alone. It looks at no order of keys, so that any order does for collations that only
 /// the application has; and whether rows keep to CHECK constraints is the application's business.
@@ -41,6 +50,7 @@ pub fn check_file(file: BorrowedFd<'_>, check: Check) -> Result<(), String> {
     let uri = format!("file:/proc/self/fd/{}?immutable=1", file.as_raw_fd());
     let ask = || -> rusqlite::Result<String> {
         let conn = Connection::open_with_flags(uri, flags)?;
+        distrust(&conn)?;
         if check == Check::Quick {
             prepare_quick_check(&conn)?;
         }
@@ -54,4 +64,18 @@ pub fn check_file(file: BorrowedFd<'_>, check: Check) -> Result<(), String> {
     let words = found.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
     let line = words.collect::<Vec<_>>().join(" ");
     Err(line.chars().take(TEXT_MAX).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_checked_is_not_trusted() {
+        let conn = Connection::open_in_memory().unwrap();
+        distrust(&conn).unwrap();
+        assert!(conn.db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE).unwrap());
+        assert!(!conn.db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA).unwrap());
+        assert_eq!(conn.pragma_query_value(None, "cell_size_check", |row| row.get(0)), Ok(1));
+    }
 }

@@ -55,6 +55,9 @@ pub(super) fn copy(main: &Path, room: Option<TempCopy>, how: &How<'_>) -> Result
 fn open(main: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     let source = Connection::open_with_flags(main, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     source.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Whoever may write the file chose its schema, and this process may be root's.
+    source.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    source.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     source.busy_timeout(busy_timeout)?;
     Ok(source)
 }

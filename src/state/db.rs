@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -228,7 +229,7 @@ impl StateDb {
                 };
                 Ok((db, opened))
             }
-            Err(e) if is_damage(&e) || (is_read_only(&e) && is_writable(path)) => {
+            Err(e) if is_damage(&e) || (is_read_only(&e) && names_later_format(path)) => {
                 let aside = set_aside(path, now_s)?;
                 let (db, _) = Self::try_open(path, identity).map_err(|e| state_error(path, "cannot create it", e))?;
                 Ok((db, Opened::SetAside(aside, e.to_string())))
@@ -684,14 +685,22 @@ fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// SQLite writes to no file whose header names a later format, as a damaged one may.
 fn is_read_only(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly)
 }
 
-fn is_writable(path: &Path) -> bool {
-    std::fs::File::options().write(true).open(path).is_ok()
+/// SQLite writes to no file whose header names a later format, as a damaged one may. It opens one for reading as well when opening
+/// it for writing fails, be it once, for the disk's sake: that says nothing about what the file holds.
+fn names_later_format(path: &Path) -> bool {
+    let mut byte = [0];
+    // Opened for writing, too: one that this user may not write is not set aside.
+    let file = std::fs::File::options().read(true).write(true).open(path);
+    let read = file.and_then(|file| file.read_exact_at(&mut byte, WRITE_VERSION_AT));
+    read.is_ok() && byte[0] > 2
 }
+
+/// The write version in SQLite's header.
+const WRITE_VERSION_AT: u64 = 18;
 
 fn set_aside(path: &Path, now_s: i64) -> Result<PathBuf> {
     let named = |path: &Path, suffix: &str| {

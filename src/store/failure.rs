@@ -109,7 +109,10 @@ fn from_answer(status: &str, body: &str) -> (Reason, String) {
         (401 | 403, _)
         | (
             300..=499,
-            "ExpiredToken"
+            "AccessDenied"
+            | "RequestTimeTooSkewed"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
             | "InvalidToken"
             | "InvalidAccessKeyId"
             | "AuthorizationHeaderMalformed"
@@ -187,8 +190,12 @@ fn from_kind(error: &Error) -> (Reason, String) {
 fn one_line(text: &str) -> String {
     // A store could write to a terminal with what else controls it.
     let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    let words: Vec<String> = words.map(scrub).collect();
-    let mut line = words.join(" ");
+    let mut before = "";
+    let words = words.map(|word| {
+        let is_secret = announces_secret(std::mem::replace(&mut before, word));
+        if is_secret && !announces_secret(word) { "***".to_owned() } else { scrub(word) }
+    });
+    let mut line = words.collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(DETAIL_LENGTH_MAX) {
         line.truncate(end);
         line.push('…');
@@ -196,9 +203,21 @@ fn one_line(text: &str) -> String {
     line
 }
 
+/// What the name of a secret ends with.
+const SIGNING: [&str; 6] = ["signature", "credential", "token", "secret", "password", "sig"];
+
+/// Whether the word after this one is secret: it is a header's name, as in answers that repeat the request, or a kind of
+/// authorization.
+fn announces_secret(word: &str) -> bool {
+    let word = word.to_ascii_lowercase();
+    let name = word.strip_suffix(':').unwrap_or_default();
+    // Not `ExpiredToken:`, which is a store's word for an error.
+    let ends_in = |last: &str| name.strip_suffix(last).is_some_and(|head| head.is_empty() || head.ends_with('-'));
+    matches!(word.as_str(), "bearer" | "sharedkey") || ends_in("authorization") || SIGNING.into_iter().any(ends_in)
+}
+
 /// Takes out of one word what may be secret: a URL's query and user, values of parameters that sign, access key ids.
 pub(super) fn scrub(word: &str) -> String {
-    const SIGNING: [&str; 6] = ["signature", "credential", "token", "secret", "password", "sig"];
     let mut word = word;
     let mut tail = "";
     if let Some((start, _)) = word.split_once('?').filter(|(start, _)| start.contains("://")) {

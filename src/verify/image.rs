@@ -16,7 +16,7 @@ use crate::access::{Access, Body};
 use crate::budget::Budget;
 use crate::catalogue::Location;
 use crate::object::{HEAD_LEN, ObjectError, announced_size};
-use crate::restore::check::prepare_quick_check;
+use crate::restore::check::{distrust, prepare_quick_check};
 use crate::state::open_read_only;
 
 /// Databases up to this size are looked at in memory.
@@ -171,6 +171,7 @@ fn in_memory(mut image: Vec<u8>) -> rusqlite::Result<Connection> {
 fn quick_check(conn: &Connection) -> rusqlite::Result<Content> {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
     let run = || -> rusqlite::Result<String> {
+        distrust(conn)?;
         prepare_quick_check(conn)?;
         conn.execute_batch("PRAGMA temp_store = MEMORY")?;
         conn.pragma_update(None, "cache_size", -CACHE_KIB)?;

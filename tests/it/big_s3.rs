@@ -80,7 +80,12 @@ pub(crate) enum Harmed {
     Dropped,
     /// Applied, then the connection is closed without an answer.
     AnswerLost,
+    /// Applied and answered after [`SLOW`], unless the client is gone by then.
+    Slow,
 }
+
+/// Longer than a batch of confirmed uploads waits to be recorded.
+const SLOW: Duration = Duration::from_millis(2000);
 
 /// Decides for each request.
 pub(crate) type Harm = Box<dyn FnMut() -> Option<Harmed> + Send>;
@@ -233,6 +238,10 @@ async fn answer(state: Arc<State>, latency: Duration, request: Request<Incoming>
         Some(Harmed::AnswerLost) => {
             state.serve(&asked);
             Err(io::ErrorKind::ConnectionReset.into())
+        }
+        Some(Harmed::Slow) => {
+            tokio::time::sleep(SLOW).await;
+            Ok(state.serve(&asked))
         }
         None if is_refused => Ok(error(403, "AccessDenied")),
         None => Ok(state.serve(&asked)),

@@ -186,23 +186,30 @@ impl Fleet {
         tombstones.map(|key| key.prefix.to_owned()).collect()
     }
 
-    /// Nothing is claimed that is not stored, with that content. Returns how many claims there are. What is not claimed may be
-    /// anything.
-    pub(crate) fn check_claims(&self, what: &str) -> usize {
+    /// How many claims the state makes, and which of them are not true: the object is missing, damaged, or holds something else.
+    /// What is not claimed may be anything.
+    pub(crate) fn claimed(&self) -> (usize, Vec<String>) {
         let (claims, buried) = (self.claims(), self.buried());
-        for (prefix, claim) in &claims {
-            let Some((key, hash)) = claim else {
-                assert!(buried.contains(prefix), "{what}: {prefix} is recorded as gone without a tombstone");
-                continue;
-            };
-            let object = fs::read(self.place.store().join(key));
-            let object = object.unwrap_or_else(|e| panic!("{what}: {key} is claimed but not stored: {e}"));
-            let decoded = litesnap::object::decode(&object[..], Some(key), &mut Vec::new());
-            let description = decoded.unwrap_or_else(|e| panic!("{what}: {key} is claimed but damaged: {e}"));
-            assert_eq!(description.content_hash, *hash, "{what}: {key} is claimed with another content");
-            assert!(self.known[prefix].contains(hash), "{what}: {prefix} was never committed like that");
+        let wrong = claims.iter().filter_map(|(prefix, claim)| match claim {
+            None => (!buried.contains(prefix)).then(|| format!("{prefix} is recorded as gone without a tombstone")),
+            Some((key, hash)) => self.wrong_with(key, *hash),
+        });
+        (claims.len(), wrong.collect())
+    }
+
+    fn wrong_with(&self, key: &str, hash: ContentHash) -> Option<String> {
+        let decoded = fs::read(self.place.store().join(key)).map_err(|e| e.to_string());
+        let decoded = decoded.and_then(|object| {
+            litesnap::object::decode(&object[..], Some(key), &mut Vec::new()).map_err(|e| e.to_string())
+        });
+        match decoded {
+            Ok(description) if description.content_hash == hash => {
+                let known = &self.known[parse_key(key).unwrap().prefix];
+                (!known.contains(&hash)).then(|| format!("{key} was never committed like that"))
+            }
+            Ok(_) => Some(format!("{key} is claimed with another content")),
+            Err(e) => Some(format!("{key} is claimed, but: {e}")),
         }
-        claims.len()
     }
 
     /// Whether the state claims all that is there now to be stored, and all that is gone to be called so.
@@ -295,31 +302,31 @@ fn litesnap_hash(path: &Path) -> ContentHash {
 #[test]
 fn any_call_on_the_databases_may_fail_when_they_are_read_through_sqlite() {
     let fleet = Fleet::new(SQLITE);
-    assert!(fleet.sweep("databases, through SQLite", &fleet.place.data(), 4) > 50);
+    assert!(fleet.sweep("databases, through SQLite", &fleet.place.data(), 3) > 50);
 }
 
 #[test]
 fn any_call_on_the_databases_may_fail_when_those_at_rest_are_read_without_sqlite() {
     let fleet = Fleet::later(ANY);
-    assert!(fleet.sweep("databases, at rest", &fleet.place.data(), 4) > 50);
+    assert!(fleet.sweep("databases, at rest", &fleet.place.data(), 3) > 50);
 }
 
 #[test]
 fn any_call_on_the_state_may_fail_when_there_is_none_yet() {
     let fleet = Fleet::new(ANY);
-    assert!(fleet.sweep("a new state", &fleet.place.state(), 4) > 50);
+    assert!(fleet.sweep("a new state", &fleet.place.state(), 3) > 50);
 }
 
 #[test]
 fn any_call_on_the_state_may_fail_when_there_is_one() {
     let fleet = Fleet::later(SQLITE);
-    assert!(fleet.sweep("a state", &fleet.place.state(), 4) > 50);
+    assert!(fleet.sweep("a state", &fleet.place.state(), 3) > 50);
 }
 
 #[test]
 fn any_call_on_a_folder_store_may_fail() {
     for (name, fleet) in [("a new store", Fleet::new(ANY)), ("a store", Fleet::later(ANY))] {
-        assert!(fleet.sweep(name, &fleet.place.store(), 3) > 20);
+        assert!(fleet.sweep(name, &fleet.place.store(), 2) > 20);
     }
 }
 
@@ -334,7 +341,7 @@ fn any_call_on_the_state_may_fail_while_it_is_pruned_and_verified() {
         name: "beside the loop",
         folder: fleet.place.state(),
         families: &["open", "write", "sync", "lock"],
-        sample: 4,
+        sample: 3,
         code: 0,
         reset: &|| fleet.reset(),
         command: &|| fleet.command(),

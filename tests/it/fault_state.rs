@@ -50,7 +50,9 @@ impl Known {
         let place = place();
         let names: Vec<String> = (0..FLEET).map(|n| format!("{}{n}.db", "tenant".repeat(20))).collect();
         let template = place.make("template", "delete", 1);
-        names.iter().for_each(|name| drop(fs::copy(&template, place.db(name)).unwrap()));
+        for name in &names {
+            fs::copy(&template, place.db(name)).unwrap();
+        }
         let mut known = Self { place, names, now: BTreeMap::new() };
         known.settle();
         known.keep();
@@ -206,7 +208,8 @@ fn any_frame_of_the_states_log_may_be_damaged_or_missing() {
     let frames = (size - WAL_HEADER) / WAL_FRAME;
     assert!(frames >= 6, "{frames} frames");
     let (mut noise, mut cases) = (Noise(0x5eed), 0);
-    let parts = (0..frames).flat_map(|frame| {
+    let all = std::env::var("LITESNAP_TEST_FAULTS").is_ok_and(|wish| wish == "all");
+    let parts = (0..frames).step_by(if all { 1 } else { frames.div_ceil(8) }).flat_map(|frame| {
         let begin = WAL_HEADER + frame * WAL_FRAME;
         [
             (format!("head of frame {frame}"), begin..begin + 24),

@@ -1,6 +1,7 @@
 //! Every request of each command may fail, once or from then on, its answer may be lost: what is said is true, nothing is half
 //! done, and the next run makes it right. (The puts of `replicate` fail in `faults`.)
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::Arc;
@@ -44,7 +45,12 @@ struct Case {
     server: S3Server,
     dir: tempfile::TempDir,
     clock: Arc<FixedClock>,
+    /// How long a failing request is made again: long where it will succeed, however slow the machine; short where it cannot.
+    patience: Cell<Patience>,
 }
+
+const LONG: Patience = Patience { silent: Duration::from_secs(30), busy: Duration::from_secs(30) };
+const SHORT: Patience = Patience { silent: Duration::from_millis(50), busy: Duration::from_millis(100) };
 
 impl Stored {
     fn new() -> Self {
@@ -67,13 +73,14 @@ impl Stored {
         let server = S3Server::start();
         self.objects.iter().for_each(|(key, bytes)| server.put("bucket", key, bytes));
         let clock = Arc::new(FixedClock::new(SystemClock.now()));
-        Case { stored: Arc::clone(self), server, dir: tempfile::tempdir().unwrap(), clock }
+        let (dir, patience) = (tempfile::tempdir().unwrap(), Cell::new(LONG));
+        Case { stored: Arc::clone(self), server, dir, clock, patience }
     }
 }
 
 impl Case {
     fn options(&self) -> StoreOptions {
-        let patience = Patience { silent: Duration::from_millis(100), busy: Duration::from_millis(200) };
+        let patience = self.patience.get();
         let request_timeout = Duration::from_secs(20);
         StoreOptions { patience, request_timeout, ..StoreOptions::new(self.server.url("bucket", "")) }
     }
@@ -190,7 +197,9 @@ fn sweep(name: &str, run: impl Fn(&Case) -> Result<u8, Error>, truth: impl Fn(&C
             } else {
                 case.server.fail_nth(at, fault.clone())
             }
+            case.patience.set(if on { SHORT } else { LONG });
             let ended = code(&case);
+            case.patience.set(LONG);
             assert!(matches!(ended, 0 | 1 | 3), "{what}: {ended}");
             // What passes is asked for again, but for a refusal.
             let passes = !on && !matches!(fault, Fault::Answer(403, _));

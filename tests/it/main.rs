@@ -36,11 +36,12 @@ mod restore; // what comes back, what is refused, what a target is at every mome
 mod restore_attack; // paths and folders that would make a restore write somewhere else
 mod restore_full; // a target that is full, read-only or goes away: refused, and nothing is left
 mod s3; // the real binary against an S3 server that fails, and signals in mid-upload
+mod secrets; // nothing secret in what is logged, printed or kept, however a store fails
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
 mod torture; // foreign writers and litesnaps, killed at random: every snapshot a commit, none stale, none lost
-mod upkeep;
-mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop // beside the loop: pruning and verifying on schedules of their own
+mod upkeep; // beside the loop: pruning and verifying on schedules of their own
+mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop
 
 /// Counts, for the laws about memory.
 #[global_allocator]

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::foreign::{Foreign, listing};
 use crate::place::{Place, Ran, age};
-use crate::ways::{Way, direct, first_run, settle};
+use crate::ways::{Way, direct, first_run, settle, skipped};
 
 const MODES: [&str; 6] = ["delete", "truncate", "persist", "memory", "off", "wal"];
 /// Rows of each database before its state is made.
@@ -209,7 +209,7 @@ fn every_file_looks_the_same_before_and_after() {
         all.extend(cases(&place, "theirs", &["persist", "wal"]));
         give_away(&place.data().join("theirs"));
     } else {
-        println!("SKIPPED: databases of another owner: only root can make them");
+        skipped("databases of another owner: only root can make them");
     }
     let before = listing(&place.data());
     let young = first_run(&place, Way::Default).expect_code(1);

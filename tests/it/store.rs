@@ -235,6 +235,9 @@ fn what_a_store_echoes_is_not_passed_on() {
 fn answers_are_told_apart() {
     let table = [
         (400, "ExpiredToken", Reason::StoreRefused),
+        (400, "AccessDenied", Reason::StoreRefused),
+        (400, "RequestTimeTooSkewed", Reason::StoreRefused),
+        (400, "SignatureDoesNotMatch", Reason::StoreRefused),
         (400, "EntityTooLarge", Reason::StoreError),
         (401, "Whatever", Reason::StoreRefused),
         (403, "RequestTimeTooSkewed", Reason::StoreRefused),

@@ -2,10 +2,13 @@
 //! and is killed; then each snapshot stored is brought back and must be a commit, no older than when it was taken, and
 //! each database's last commit must be in each store.
 //!
-//! A round: churn for a while; then everybody comes to rest, and nobody is killed and no store harmed any more. The summary that a
+//! A round: churn for a while; then the applications come to rest, and litesnap is killed a few times more while it stores what they
+//! committed last. Then nobody is killed and no store harmed any more. The summary that a
 //! replica writes next may be of a cycle that began before, and does not count; by the end of the two cycles after that one
 //! the last commit of every database is in its store. One that is not, and that litesnap named as failed in these
 //! cycles, is late and not lost, if it is there [`LATE_MAX`] cycles later: counted, and in the report.
+
+#![allow(clippy::print_stdout, reason = "a run of hours tells how far it is, and ends with its report")]
 
 mod checkers; // snapshots brought back, and foreign SQLites that look at them
 mod fleet; // everything that runs: applications, replicas, stores; churn and rest

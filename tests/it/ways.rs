@@ -1,6 +1,7 @@
 //! Both ways of reading: the plain one for databases at rest, and SQLite's.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
@@ -44,6 +45,11 @@ pub(crate) fn first_command(place: &Place, way: Way) -> Command {
 /// Runs [`first_command`].
 pub(crate) fn first_run(place: &Place, way: Way) -> Ran {
     first_command(place, way).output().unwrap().into()
+}
+
+/// Says why a test, or a part of it, does nothing; not by `eprintln`, which the test harness would swallow.
+pub(crate) fn skipped(why: &str) {
+    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).unwrap();
 }
 
 /// How many databases were read without SQLite.

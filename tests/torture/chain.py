@@ -7,7 +7,7 @@ Not a program: shared by writer.py and checker.py.
     b(n, x)                    the same once more
     bulk(id, crc, body)        padding; s is the sum of all crc, so that h vouches for every byte of it
 
-A state is named `birth n h`. x is random, so that two attempts at the same number have different names.
+A state is named `birth n h`; that of a database without tables `empty 0 0`. x is random, so that two attempts at the same number have different names.
 """
 import hashlib
 import zlib
@@ -82,6 +82,8 @@ def proven(q):
     """The state of the database that `q` queries; raises ValueError if no commit left what is there."""
     verdict = [row[0] for row in q("PRAGMA integrity_check(5)")]
     require(verdict == ["ok"], f"integrity_check: {'; '.join(verdict)}")
+    if not q("SELECT 1 FROM sqlite_master"):
+        return "empty", 0, 0
     metas = q("SELECT birth, n, h, s FROM meta")
     require(len(metas) == 1, f"meta has {len(metas)} rows")
     birth, n, h, s = metas[0]

@@ -92,7 +92,7 @@ class Database:
             self.left -= 1
             self.due = now + source.choice((0.0, 0.002, 0.02))
             return
-        self.left = 0 if self.pace == "ambush" else source.randint(0, 12)
+        self.left = {"ambush": 0, "hot": source.randint(0, 40)}.get(self.pace, source.randint(0, 12))
         pauses = {"hot": (0.0, 0.1), "burst": (0.1, 1.5), "sleepy": (AT_REST_S - 0.2, 2.8), "ambush": (3.0, 4.0)}
         self.due = now + source.uniform(*pauses[self.pace])
 
@@ -118,9 +118,13 @@ class Writer:
             db.settle(db.wanted)
 
     def make(self, db):
-        db.q(f"PRAGMA page_size={db.page_size}")
-        db.q(f"PRAGMA auto_vacuum={db.vacuum}")
         db.mode = "delete"
+        db.q(f"PRAGMA page_size={db.page_size}")
+        if db.vacuum:
+            # Commits one page without a table in it.
+            self.log.note("try", db, ("empty", 0, 0))
+            db.q(f"PRAGMA auto_vacuum={db.vacuum}")
+            self.log.note("done", db, ("empty", 0, 0))
         db.q("BEGIN IMMEDIATE")
         if db.is_made():
             return db.q("COMMIT")  # Another process of this application was faster.
@@ -395,6 +399,8 @@ def main():
         return 2
     with open(sys.argv[1], encoding="utf-8") as spec:
         specs = json.load(spec)
+    if any(spec["pace"] == "ambush" for spec in specs) and os.geteuid() == 0:
+        os.nice(-10)  # An ambush has less than a millisecond.
     Writer(specs, Log(sys.argv[2]), sys.argv[3]).run()
     return 0
 

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::foreign::{Foreign, sidecars};
 use crate::place::{Place, Ran, Running, eventually};
-use crate::ways::{Way, direct, first_command, settle};
+use crate::ways::{Way, direct, first_command, settle, skipped};
 
 /// A reader that is stopped in the middle of copying the large database of `place`.
 fn stopped_in_mid_copy(place: &Place, path: &Path, way: Way) -> Running {
@@ -151,8 +151,7 @@ fn an_application_without_a_busy_timeout_that_opens_while_we_clean_up_is_refused
     slowed.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=unlink", "-e", "inject=unlink:delay_enter=2000000"]);
     slowed.arg(inner.get_program()).args(inner.get_args()).current_dir(place.path());
     if !Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|s| s.success()) {
-        use std::io::Write;
-        return std::io::stderr().write_all(b"SKIPPED: needs strace, and the right to trace\n").unwrap();
+        return skipped("needs strace, and the right to trace");
     }
     let running = Running::start(slowed);
     let file = File::open(&path).unwrap();

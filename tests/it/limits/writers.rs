@@ -1,6 +1,6 @@
 //! Applications that write without a journal that others could roll back, or without the locks that others look at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{ROWS, SPILL, expect_named, is_torn, stored};
 use crate::foreign::{Foreign, foreign_rows};
@@ -18,7 +18,7 @@ fn in_mid_transaction(vfs: &str, mode: &str) -> (Place, PathBuf, Foreign) {
 
 /// Fails unless half a transaction is what SQLite sees, and what is stored, both ways.
 #[track_caller]
-fn expect_half_a_transaction(place: &Place, path: &PathBuf) {
+fn expect_half_a_transaction(place: &Place, path: &Path) {
     let both = stored(place, "a.db", true);
     let seen = foreign_rows(path).unwrap();
     assert!(is_torn(&seen), "now a reader can tell: documents, and this test, should say so");

@@ -15,15 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Case, MODES, State};
 use crate::foreign::{Foreign, listing};
 use crate::place::{Place, Ran};
-use crate::ways::{Way, direct, first_command, first_run, settle};
+use crate::ways::{Way, direct, first_command, first_run, settle, skipped};
 
 const NOBODY: u32 = 65_534;
-
-/// Says why a test does nothing; not by `println`, which the test harness would swallow.
-fn skipped(why: &str) {
-    use std::io::Write;
-    writeln!(std::io::stderr(), "SKIPPED: {why}").unwrap();
-}
 
 /// One pass, with everything to learn, as a user who owns nothing here but state and store.
 fn first_run_as_nobody(place: &Place, way: Way) -> Ran {

@@ -9,7 +9,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use super::{Case, State};
 use crate::foreign::sidecars;
 use crate::place::{Place, Ran};
-use crate::ways::{Way, direct, first_command, first_run, settle};
+use crate::ways::{Way, direct, first_command, first_run, settle, skipped};
 
 /// The kernel's account of what is done to some folders and the files in them.
 struct Watch {
@@ -125,8 +125,7 @@ fn calls(place: &Place, path: &Path, way: Way) -> Option<String> {
     command.arg(inner.get_program()).args(inner.get_args()).current_dir(place.path());
     let ran = command.output().ok().map(Ran::from).filter(|ran| ran.code == Some(0) && ran.count("stored") == 1);
     if ran.is_none() {
-        use std::io::Write;
-        std::io::stderr().write_all(b"SKIPPED: needs strace, and the right to trace\n").unwrap();
+        skipped("needs strace, and the right to trace");
     }
     ran.and_then(|_| std::fs::read_to_string(told).ok())
 }

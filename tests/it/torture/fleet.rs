@@ -23,17 +23,21 @@ use crate::s3_server;
 const KILL_REPLICA: (Duration, Duration) = (Duration::from_millis(300), Duration::from_millis(4000));
 /// Between the kills of one application.
 const KILL_WRITER: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_millis(9000));
-/// Of a hundred requests to the S3 server so many come to harm.
+/// Of a hundred requests to the S3 server so many come to harm: in churn, and while the last commits are stored.
 const HARMED_PERCENT: u64 = 4;
+const HARMED_PERCENT_LAST: u64 = 40;
+/// So often are all replicas killed while they store the last commits, and after so long.
+const LAST_KILLS: usize = 3;
+const KILL_LAST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(2500));
 /// One of so many restarts finds no state.
 const STATE_LOST: u64 = 12;
 /// Cycles take a tenth of a second; on a machine that does much else, a hundred times as long.
 const CYCLES_WAIT_MAX: Duration = Duration::from_secs(180);
 
-/// What came to harm in the S3 server, by kind; while `on`.
+/// What came to harm in the S3 server, by kind, and how much of it does now.
 #[derive(Debug, Default)]
 struct Harms {
-    on: bool,
+    percent: u64,
     counts: BTreeMap<Harmed, u64>,
 }
 
@@ -91,7 +95,7 @@ impl Fleet {
 
     /// Lets everybody run for `time`, and kills. What ended by itself is an error.
     pub(crate) fn churn(&mut self, time: Duration) -> Result<(), String> {
-        self.harms.lock().on = true;
+        self.harms.lock().percent = HARMED_PERCENT;
         let end = Instant::now() + time;
         let next = |random: &mut Random, (from, to)| Instant::now() + random.between(from, to);
         let mut replicas: Vec<Instant> = self.replicas.iter().map(|_| next(&mut self.random, KILL_REPLICA)).collect();
@@ -119,7 +123,6 @@ impl Fleet {
 
     /// All applications come to rest; the databases that they keep open.
     pub(crate) fn rest(&mut self) -> Result<BTreeMap<usize, String>, String> {
-        self.harms.lock().on = false;
         self.writers.iter_mut().for_each(Writer::ask_to_rest);
         let mut open = BTreeMap::new();
         for writer in &mut self.writers {
@@ -127,6 +130,23 @@ impl Fleet {
             open.extend(kept.into_iter().map(|(id, mode)| (id.parse().unwrap(), mode)));
         }
         Ok(open)
+    }
+
+    /// Kills the replicas while they store what was committed last, in a store that does much harm: what they recorded too early is
+    /// not stored now, and nothing will change any more to have it stored. From then on nobody is killed and nothing comes to harm.
+    pub(crate) fn kill_at_last(&mut self) -> Result<(), String> {
+        self.harms.lock().percent = HARMED_PERCENT_LAST;
+        for _ in 0..LAST_KILLS {
+            std::thread::park_timeout(self.random.between(KILL_LAST.0, KILL_LAST.1));
+            for replica in &mut self.replicas {
+                if let Replica::Binary(binary) = replica {
+                    binary.kill_and_restart(false)?;
+                    self.kills += 1;
+                }
+            }
+        }
+        self.harms.lock().percent = 0;
+        Ok(())
     }
 
     /// Waits until each replica has ended a cycle, and `whole` ones after it. What each was told in the latter.
@@ -145,6 +165,9 @@ impl Fleet {
                 if now.cycles > before + whole {
                     told.push(now);
                     break;
+                }
+                if replica.has_ended() {
+                    return Err(format!("{name}: litesnap ended by itself; see its log and standard error"));
                 }
                 if Instant::now() > deadline {
                     return Err(format!("{name}: no {whole} cycles in {CYCLES_WAIT_MAX:?}"));
@@ -180,11 +203,11 @@ fn harm(server: &BigS3, mut random: Random) -> Arc<Mutex<Harms>> {
     let shared = Arc::clone(&harms);
     server.harm(move || {
         let mut harms = shared.lock();
-        if !harms.on || random.below(100) >= HARMED_PERCENT {
+        if random.below(100) >= harms.percent {
             return None;
         }
-        let kinds = [Harmed::Refused, Harmed::Dropped, Harmed::AnswerLost];
-        let harmed = kinds[usize::try_from(random.below(3)).unwrap()];
+        let kinds = [Harmed::Refused, Harmed::Dropped, Harmed::AnswerLost, Harmed::Slow];
+        let harmed = kinds[usize::try_from(random.below(4)).unwrap()];
         *harms.counts.entry(harmed).or_default() += 1;
         Some(harmed)
     });
@@ -197,7 +220,8 @@ fn patterns(data: &Path, replica: usize) -> Vec<String> {
 
 /// The loop in a clean environment; its log has a line for each cycle.
 fn command(patterns: &[String], store: &str, state: &Path, always_sqlite: bool) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_litesnap"));
+    let built = || env!("CARGO_BIN_EXE_litesnap").into();
+    let mut command = Command::new(std::env::var_os("LITESNAP").unwrap_or_else(built));
     command.env_clear().envs(s3_server::env(s3_server::ACCESS_KEY_ID, s3_server::SECRET_ACCESS_KEY));
     command.env("RUST_LOG", "warn,litesnap=debug").env("HOME", state.parent().unwrap());
     command.arg("replicate").args(patterns).args(["--store", store, "--memory-limit", "32MiB", "--host", "host"]);

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Birth of a database, number and hash of a commit. All zero: there is no database.
+/// Birth of a database, number and hash of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct State {
     birth: u64,
@@ -17,14 +17,19 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// There is no database.
     const GONE: Self = Self { birth: 0, n: 0, h: 0 };
+    /// There is one without a table.
+    const EMPTY: Self = Self { birth: 1, n: 0, h: 0 };
 
     /// `BIRTH N H`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let birth = words.next()?;
-        if birth == "gone" {
-            return Some(Self::GONE);
+        match birth {
+            "gone" => return Some(Self::GONE),
+            "empty" => return Some(Self::EMPTY),
+            _ => {}
         }
         let birth = u64::from_str_radix(birth.strip_suffix('x')?, 16).ok()?;
         Some(Self { birth, n: words.next()?.parse().ok()?, h: words.next()?.parse().ok()? })
@@ -33,10 +38,11 @@ impl State {
 
 impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if *self == Self::GONE {
-            return f.write_str("gone");
+        match *self {
+            Self::GONE => f.write_str("gone"),
+            Self::EMPTY => f.write_str("empty"),
+            Self { birth, n, h } => write!(f, "{birth:012x}x {n} {h}"),
         }
-        write!(f, "{:012x}x {} {}", self.birth, self.n, self.h)
     }
 }
 
@@ -52,7 +58,8 @@ struct Commit {
 #[derive(Debug, Default)]
 struct Timeline {
     commits: Vec<Commit>,
-    at: HashMap<State, usize>,
+    /// Where each state stands; only that of an empty database can stand in several places.
+    at: HashMap<State, Vec<usize>>,
     undone: HashMap<State, i64>,
     rest: Option<(i64, State)>,
 }
@@ -97,7 +104,7 @@ impl History {
             "done" => {
                 let commit = timeline.commits.iter_mut().rev().find(|c| c.state == state);
                 commit.unwrap_or_else(|| panic!("done and never tried: {line}")).done = Some(at);
-                if state != State::GONE {
+                if state.birth > State::EMPTY.birth {
                     *self.commits.entry(mode.to_owned()).or_default() += 1;
                 }
             }
@@ -115,13 +122,15 @@ impl History {
     /// Whether a snapshot whose stamps were taken at `taken_at_ms` may hold `state`.
     pub(crate) fn judge(&self, id: usize, state: State, taken_at_ms: i64) -> Result<(), String> {
         let timeline = &self.of[id];
-        let Some(at) = timeline.at.get(&state) else {
+        let Some(places) = timeline.at.get(&state) else {
             return Err(match timeline.undone.get(&state) {
                 Some(tried) => format!("torn: {state} was tried at {tried} and never committed"),
                 None => format!("torn: {state} is no commit of this database"),
             });
         };
-        match timeline.commits.get(at + 1) {
+        // The last place is the one that lasted longest.
+        let next = places.last().and_then(|at| timeline.commits.get(at + 1));
+        match next {
             Some(next) if next.done.is_some_and(|done| done < taken_at_ms * 1_000_000) => Err(format!(
                 "stale: it holds {state}, and {} was committed {} ms before it was taken",
                 next.state,
@@ -162,12 +171,20 @@ impl Timeline {
             let key = (commit.state.birth, commit.state.n, commit.state.h);
             commit.done = commit.done.or_else(|| proven.get(&key).copied());
         }
+        // A kill between the making of an empty database and the first commit in it.
+        let mut next = None;
+        for commit in self.commits.iter_mut().rev() {
+            if commit.state == State::EMPTY {
+                commit.done = commit.done.or(next);
+            }
+            next = Some(commit.tried);
+        }
         let undone = self.commits.extract_if(.., |c| c.done.is_none());
         self.undone.extend(undone.map(|c| (c.state, c.tried)));
         self.index();
         let lost = self.commits.windows(2).find(|pair| {
             let (a, b) = (pair[0].state, pair[1].state);
-            a.birth == b.birth && a != State::GONE && (b.n != a.n + 1 || pair[1].parent != a.h)
+            a.birth == b.birth && a.birth > State::EMPTY.birth && (b.n != a.n + 1 || pair[1].parent != a.h)
         });
         let last = self.commits.last().map(|c| c.state);
         match lost {
@@ -183,6 +200,9 @@ impl Timeline {
     }
 
     fn index(&mut self) {
-        self.at = self.commits.iter().enumerate().map(|(n, c)| (c.state, n)).collect();
+        self.at.clear();
+        for (n, commit) in self.commits.iter().enumerate() {
+            self.at.entry(commit.state).or_default().push(n);
+        }
     }
 }

@@ -95,10 +95,11 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "ambush",
         count: 3,
-        modes: &[&["wal"], &["delete"], &["wal"], &["persist"], &["memory"], &["truncate"]],
+        modes: &[&["delete"], &["truncate"], &["memory"], &["wal", "delete"]],
+
         paces: &["ambush"],
         rows: 60,
-        size: 30_000,
+        size: 120_000,
         own: false,
         attach: false,
         killable: false,

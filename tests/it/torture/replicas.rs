@@ -14,6 +14,7 @@ use litesnap::clock::SystemClock;
 use litesnap::config::{Config, MEMORY_LIMIT_MIN, parse_patterns};
 use litesnap::control::Control;
 use litesnap::cycle::Silent;
+use litesnap::error::Error;
 use litesnap::replicate::Replicator;
 use litesnap::report::CycleReport;
 use litesnap::store::{Store, StoreOptions};
@@ -99,7 +100,11 @@ impl Binary {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         if loses_state {
-            fs::remove_dir_all(&self.state).unwrap();
+            match fs::remove_dir_all(&self.state) {
+                // Killed before it had made it.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.unwrap(),
+            }
         }
         self.child = spawn(&*self.make, &self.log);
         Ok(())
@@ -157,9 +162,17 @@ impl Library {
                     ..Config::new(StoreOptions::new("memory://"))
                 };
                 let (clock, control) = (Arc::new(SystemClock), Arc::new(Control::default()));
-                let opened =
-                    Replicator::with_store(config, store.clone(), clock, Arc::clone(&control), Arc::new(Silent));
-                let mut replicator = opened.unwrap();
+                let silent = Arc::new(Silent);
+                let opened = Replicator::with_store(config, store.clone(), clock, Arc::clone(&control), silent);
+                let mut replicator = match opened {
+                    Ok(replicator) => replicator,
+                    // A child that is just being started has inherited the lock of the one before, until its exec.
+                    Err(Error::StateLocked { .. }) => {
+                        std::thread::yield_now();
+                        continue;
+                    }
+                    Err(e) => panic!("{e}"),
+                };
                 for _ in 0..50 {
                     let started = Instant::now();
                     telling.lock().report(&replicator.run_cycle(false));
@@ -177,10 +190,8 @@ impl Library {
 impl Drop for Library {
     fn drop(&mut self) {
         self.ends.store(true, Ordering::SeqCst);
-        let ended = self.thread.take().map(JoinHandle::join);
-        if ended.is_some_and(|ended| ended.is_err()) && !std::thread::panicking() {
-            panic!("the library panicked");
-        }
+        // Why it ended early, if it did, was noticed and is in the report.
+        self.thread.take().map(JoinHandle::join).transpose().ok();
     }
 }
 
@@ -195,6 +206,14 @@ impl Replica {
         match self {
             Self::Binary(binary) => binary.told().clone(),
             Self::Library(library) => library.told.lock().clone(),
+        }
+    }
+
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Binary(binary) => binary.child.try_wait().unwrap().is_some(),
+            Self::Library(library) => library.thread.as_ref().is_none_or(JoinHandle::is_finished),
         }
     }
 

@@ -72,6 +72,7 @@ impl Rounds {
     fn at_rest(&mut self) -> Result<(), String> {
         let began = Instant::now();
         let open = self.fleet.rest()?;
+        self.fleet.kill_at_last()?;
         for writer in &mut self.fleet.writers {
             self.history.read(&writer.log, &mut writer.log_read);
         }
