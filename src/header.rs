@@ -48,6 +48,8 @@ pub struct Header {
     pub page_count: u32,
     /// `PRAGMA schema_version`.
     pub schema_cookie: u32,
+    /// How the schema is written: 1 to 4; 0 in a database without content.
+    pub schema_format: u32,
     /// 1 UTF-8, 2 UTF-16le, 3 UTF-16be; 0 in a database without content.
     pub text_encoding: u32,
     /// `PRAGMA user_version`.
@@ -95,6 +97,7 @@ impl Header {
             change_counter: u32::from_be_bytes(word(24)),
             page_count: u32::from_be_bytes(word(28)),
             schema_cookie: u32::from_be_bytes(word(40)),
+            schema_format: u32::from_be_bytes(word(44)),
             text_encoding: u32::from_be_bytes(word(56)),
             user_version: i32::from_be_bytes(word(60)),
             application_id: i32::from_be_bytes(word(68)),
@@ -117,12 +120,13 @@ impl Header {
     }
 
     /// Whether SQLite would read a database with this header: versions it knows, pages with room for content, the
-    /// payload fractions that are part of the format, a known text encoding.
+    /// payload fractions that are part of the format, a known format of the schema and text encoding.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
         let has_room = self.page_size - u32::from(self.reserved) >= 480;
-        is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
+        let is_readable = self.schema_format <= 4 && self.text_encoding <= 3;
+        is_known && has_room && is_readable && self.payload_fractions == [64, 32, 32]
     }
 
     /// How the database is written to.
@@ -214,6 +218,30 @@ mod tests {
                 assert_eq!(i64::from(header.sqlite_version), i64::from(rusqlite::version_number()));
             }
         }
+    }
+
+    #[test]
+    fn what_is_usable_is_read_by_sqlite() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        let image = std::fs::read(&path).unwrap();
+        let mut usable = 0;
+        for at in [21, 22, 23, 44, 45, 46, 47] {
+            for value in 0..=255 {
+                let mut image = image.clone();
+                image[at] = value;
+                if !Header::parse(image[..100].try_into().unwrap()).unwrap().is_usable() {
+                    continue;
+                }
+                let mut db = rusqlite::Connection::open_in_memory().unwrap();
+                db.deserialize_read_exact("main", image.as_slice(), image.len(), true).unwrap();
+                let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+                assert_eq!(tables, 1, "{value} at {at}");
+                usable += 1;
+            }
+        }
+        assert_eq!(usable, 3 + 3 + 5);
     }
 
     #[test]
