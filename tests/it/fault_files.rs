@@ -252,7 +252,7 @@ impl Fleet {
     /// as changed.
     fn is_outlived(&self, key: &str, stored: &[(String, ContentHash, Vec<u8>)]) -> bool {
         let (prefix, now) = (parse_key(key).unwrap().prefix, |prefix: &str| self.known[prefix].last().copied());
-        let newest = stored.iter().filter(|(k, ..)| parse_key(k).is_some_and(|k| k.prefix == prefix)).next_back();
+        let newest = stored.iter().rfind(|(k, ..)| parse_key(k).is_some_and(|k| k.prefix == prefix));
         self.reading == UPKEEP && newest.is_some_and(|(k, hash, _)| k.as_str() > key && Some(*hash) == now(prefix))
     }
 
