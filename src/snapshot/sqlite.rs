@@ -80,7 +80,12 @@ fn copy_from(source: &Connection, main: &Path, room: Option<TempCopy>, how: &How
     };
     let sqlite_version = last_writer(source);
     source.execute_batch("COMMIT").map_err(wrong)?;
-    Ok(Copied { image, page_size, page_count, schema_version: u32::try_from(schema_version).ok(), sqlite_version })
+    Ok(Copied { image, page_size, page_count, schema_version: unsigned(schema_version), sqlite_version })
+}
+
+/// The schema cookie as the header has it: the pragma tells it as a signed number.
+fn unsigned(schema_version: i64) -> Option<u32> {
+    u32::try_from(schema_version.rem_euclid(1 << 32)).ok()
 }
 
 /// Version number of the SQLite that wrote last, from page 1 as this transaction sees it: the backup API rewrites the

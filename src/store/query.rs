@@ -28,7 +28,9 @@ pub(super) fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<String>
         let start = endpoint.split(['@', '?']).next().filter(|_| !endpoint.contains('@')).unwrap_or("it");
         return Err(usage(&format!("the endpoint is not an http or https URL: {start}"), EXAMPLE));
     };
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+    // Mistyped, as in `http:s://me:password@host`, a user is read as part of the path.
+    let holds_user = !url.username().is_empty() || url.password().is_some() || endpoint.contains('@');
+    if holds_user || url.query().is_some() || url.fragment().is_some() {
         return Err(usage("the endpoint holds more than scheme, host, port and path", EXAMPLE));
     }
     let canonical = url.as_str().trim_end_matches('/').to_owned();

@@ -93,6 +93,7 @@ fn refusals_keep_secrets() {
         "s3://b?secret_access_key=hunter2",
         "s3://b?endpoint=https://me:hunter2@host",
         "s3://b?endpoint=me:hunter2@host",
+        "s3://b?endpoint=http:s://me:hunter2@host",
     ] {
         let text = refusal(url, &[]);
         assert!(!text.contains("hunter2") && !text.contains("AKIA"), "{text}");

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Runs the inputs of one target; tells how many there were, and which of them break a law.
-fn run(name: &str, check: fn(&[u8])) -> (usize, Vec<PathBuf>) {
+fn run(name: &str, check: laws::Check) -> (usize, Vec<PathBuf>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let inputs: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();

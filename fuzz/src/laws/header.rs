@@ -18,7 +18,9 @@ pub fn check(data: &[u8]) {
 fn judged(first: &[u8], file_len: u64) {
     assert_eq!(has_magic(first), first.len() >= 16 && first[..16] == *b"SQLite format 3\0");
     let may_be = looks_encrypted(first, file_len);
-    assert!(!may_be || (!has_magic(first) && file_len > 0 && file_len % 512 == 0 && first.len() >= HEADER_LEN));
+    assert!(
+        !may_be || (!has_magic(first) && file_len > 0 && file_len.is_multiple_of(512) && first.len() >= HEADER_LEN)
+    );
     // Nothing beyond the first page of 4 KiB counts.
     assert_eq!(may_be, looks_encrypted(&first[..first.len().min(4096)], file_len));
     // All alike is never random, and neither is half of it.

@@ -23,8 +23,11 @@ pub mod template;
 pub mod timestamp;
 pub mod tombstone;
 
+/// Panics where a law does not hold for these bytes.
+pub type Check = fn(&[u8]);
+
 /// Every target by its name.
-pub const ALL: [(&str, fn(&[u8])); 16] = [
+pub const ALL: [(&str, Check); 16] = [
     ("address", address::check),
     ("config", config::check),
     ("database_file", database_file::check),
