@@ -48,6 +48,8 @@ pub struct Header {
     pub page_count: u32,
     /// `PRAGMA schema_version`.
     pub schema_cookie: u32,
+    /// Version of the schema's format, at most 4; 0 in a database without content.
+    pub schema_format: u32,
     /// 1 UTF-8, 2 UTF-16le, 3 UTF-16be; 0 in a database without content.
     pub text_encoding: u32,
     /// `PRAGMA user_version`.
@@ -95,6 +97,7 @@ impl Header {
             change_counter: u32::from_be_bytes(word(24)),
             page_count: u32::from_be_bytes(word(28)),
             schema_cookie: u32::from_be_bytes(word(40)),
+            schema_format: u32::from_be_bytes(word(44)),
             text_encoding: u32::from_be_bytes(word(56)),
             user_version: i32::from_be_bytes(word(60)),
             application_id: i32::from_be_bytes(word(68)),
@@ -116,11 +119,11 @@ impl Header {
         u64::from(self.page_count) * u64::from(self.page_size)
     }
 
-    /// Whether SQLite would read a database with this header: versions it knows, pages with room for content, the
-    /// payload fractions that are part of the format, a known text encoding.
+    /// Whether SQLite would read a database with this header: versions it knows of file and schema, pages with room for
+    /// content, the payload fractions that are part of the format, a known text encoding.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
+        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2)) && self.schema_format <= 4;
         let has_room = self.page_size - u32::from(self.reserved) >= 480;
         is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
     }
