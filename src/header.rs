@@ -48,7 +48,7 @@ pub struct Header {
     pub page_count: u32,
     /// `PRAGMA schema_version`.
     pub schema_cookie: u32,
-    /// How the schema is written: 1 to 4; 0 in a database without content.
+    /// Version of the schema's format, at most 4; 0 in a database without content.
     pub schema_format: u32,
     /// 1 UTF-8, 2 UTF-16le, 3 UTF-16be; 0 in a database without content.
     pub text_encoding: u32,
@@ -119,14 +119,13 @@ impl Header {
         u64::from(self.page_count) * u64::from(self.page_size)
     }
 
-    /// Whether SQLite would read a database with this header: versions it knows, pages with room for content, the
-    /// payload fractions that are part of the format, a known format of the schema and text encoding.
+    /// Whether SQLite would read a database with this header: versions it knows of file and schema, pages with room for
+    /// content, the payload fractions that are part of the format, a known text encoding.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
+        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2)) && self.schema_format <= 4;
         let has_room = self.page_size - u32::from(self.reserved) >= 480;
-        let is_readable = self.schema_format <= 4 && self.text_encoding <= 3;
-        is_known && has_room && is_readable && self.payload_fractions == [64, 32, 32]
+        is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
     }
 
     /// How the database is written to.

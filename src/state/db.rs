@@ -220,7 +220,9 @@ impl StateDb {
     /// [`Error::State`] if the directory cannot be written or the disk is full. Damage is no error.
     pub fn open(path: &Path, identity: &Identity, now_s: i64) -> Result<(Self, Opened)> {
         let existed = path.exists();
-        match Self::try_open(path, identity) {
+        // To SQLite a read that fails once can look like damage: what is set aside for it is damaged twice.
+        let again = |e| if is_damage(&e) { Self::try_open(path, identity) } else { Err(e) };
+        match Self::try_open(path, identity).or_else(again) {
             Ok((db, reset)) => {
                 let opened = match (existed, reset) {
                     (_, Some(what)) => Opened::Reset(what),

@@ -148,6 +148,7 @@ pub(crate) struct Sweep<'a> {
 }
 
 impl Sweep<'_> {
+    #[allow(clippy::print_stdout, reason = "how many runs there were is what a sweep has to show")]
     /// Goes through families, kinds, once and from then on, and calls. Returns how many runs met a fault.
     pub(crate) fn run(&self) -> usize {
         let mut runs = 0;

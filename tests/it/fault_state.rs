@@ -152,8 +152,10 @@ impl Known {
     }
 }
 
-/// Ways to damage `len` bytes.
-fn damages() -> [(&'static str, fn(&mut [u8], &mut Noise)); 4] {
+type Damage = fn(&mut [u8], &mut Noise);
+
+/// Ways to damage some bytes.
+fn damages() -> [(&'static str, Damage); 4] {
     [
         ("zeros", |bytes, _| bytes.fill(0)),
         ("noise", |bytes, noise| bytes.fill_with(|| noise.next().to_le_bytes()[0])),

@@ -179,6 +179,7 @@ impl Case {
 
 /// Tries a command with each of its requests failing. `truth` is told the exit code and what was done: after the run with the
 /// fault, and after the next one, which must end with 0.
+#[allow(clippy::print_stdout, reason = "how many runs there were is what a sweep has to show")]
 fn sweep(name: &str, run: impl Fn(&Case) -> Result<u8, Error>, truth: impl Fn(&Case, u8, &str)) {
     let stored = Arc::new(Stored::new());
     let code = |case: &Case| run(case).unwrap_or_else(|e| e.exit_code());

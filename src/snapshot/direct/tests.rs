@@ -224,6 +224,7 @@ fn what_only_sqlite_can_judge_is_left_to_it() {
         ("its payload fractions are not the format's", |b| b[21] = 65),
         ("its text encoding is unknown", |b| b[59] = 9),
         ("it is of another version", |b| b[18] = 3),
+        ("its schema is of a format to come", |b| b[47] = 5),
         ("its schema is no table", |b| b[100] = 0),
         ("it is no database", |b| b[0] = 0),
     ];

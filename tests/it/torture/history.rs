@@ -171,13 +171,14 @@ impl Timeline {
             let key = (commit.state.birth, commit.state.n, commit.state.h);
             commit.done = commit.done.or_else(|| proven.get(&key).copied());
         }
-        // A kill between the making of an empty database and the first commit in it.
-        let mut next = None;
+        // A kill between the making of an empty database and the first commit in it; or one after which nobody looked at
+        // what was there before he deleted or replaced it: it may have been this.
+        let mut next: Option<Commit> = None;
         for commit in self.commits.iter_mut().rev() {
-            if commit.state == State::EMPTY {
-                commit.done = commit.done.or(next);
+            if let Some(next) = next.filter(|n| commit.state == State::EMPTY || n.state.birth != commit.state.birth) {
+                commit.done = commit.done.or(Some(next.tried));
             }
-            next = Some(commit.tried);
+            next = Some(*commit);
         }
         let undone = self.commits.extract_if(.., |c| c.done.is_none());
         self.undone.extend(undone.map(|c| (c.state, c.tried)));
@@ -205,4 +206,31 @@ impl Timeline {
             self.at.entry(commit.state).or_default().push(n);
         }
     }
+}
+
+/// A writer killed between its `mv` and the line that says so, and the next one deletes what is there unseen.
+#[test]
+fn what_a_kill_leaves_in_doubt_may_have_been_there_until_it_is_replaced() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let lines = [
+        "try 1000000 0 00000000000ax 1 11 0 wal",
+        "done 1000001 0 00000000000ax 1 11 0 wal",
+        "try 2000000 0 00000000000bx 2 22 0 delete", // in doubt
+        "try 5000000 0 gone 0 0 0 delete",
+        "done 5000001 0 gone 0 0 0 delete",
+        "try 6000000 0 00000000000cx 1 31 0 wal", // in doubt, and not what the next one is built on
+        "try 7000000 0 00000000000cx 1 32 0 wal",
+        "done 7000001 0 00000000000cx 1 32 0 wal",
+        "rest 9000000 0 00000000000cx 1 32 0 wal",
+    ];
+    std::fs::write(log.path(), lines.map(|line| format!("{line}\n")).concat()).unwrap();
+    let mut history = History::new(1);
+    history.read(log.path(), &mut 0);
+    assert_eq!(history.settle(), []);
+    let judged = |text: &str, at_ms| history.judge(0, State::parse(text).unwrap(), at_ms);
+    assert_eq!(judged("00000000000bx 2 22", 3), Ok(()));
+    assert_eq!(judged("00000000000ax 1 11", 3), Ok(()), "or it was not there");
+    assert!(judged("00000000000bx 2 22", 6).unwrap_err().starts_with("stale"));
+    assert!(judged("00000000000cx 1 31", 8).unwrap_err().starts_with("torn"));
+    assert_eq!(judged("00000000000cx 1 32", 8), Ok(()));
 }
