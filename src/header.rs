@@ -123,9 +123,10 @@ impl Header {
     /// content, the payload fractions that are part of the format, a known text encoding.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2)) && self.schema_format <= 4;
+        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
         let has_room = self.page_size - u32::from(self.reserved) >= 480;
-        is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
+        let is_readable = self.schema_format <= 4 && self.text_encoding <= 3;
+        is_known && has_room && is_readable && self.payload_fractions == [64, 32, 32]
     }
 
     /// How the database is written to.
@@ -217,6 +218,30 @@ mod tests {
                 assert_eq!(i64::from(header.sqlite_version), i64::from(rusqlite::version_number()));
             }
         }
+    }
+
+    #[test]
+    fn what_is_usable_is_read_by_sqlite() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.db");
+        rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+        let image = std::fs::read(&path).unwrap();
+        let mut usable = 0;
+        for at in [21, 22, 23, 44, 45, 46, 47] {
+            for value in 0..=255 {
+                let mut image = image.clone();
+                image[at] = value;
+                if !Header::parse(image[..100].try_into().unwrap()).unwrap().is_usable() {
+                    continue;
+                }
+                let mut db = rusqlite::Connection::open_in_memory().unwrap();
+                db.deserialize_read_exact("main", image.as_slice(), image.len(), true).unwrap();
+                let tables: u32 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+                assert_eq!(tables, 1, "{value} at {at}");
+                usable += 1;
+            }
+        }
+        assert_eq!(usable, 3 + 3 + 5);
     }
 
     #[test]
