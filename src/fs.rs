@@ -132,8 +132,8 @@ pub fn peculiar_file_system(path: &Path) -> Option<Peculiar> {
 }
 
 /// [`peculiar_file_system`] of an open file.
-pub(crate) fn peculiar_behind(file: &File) -> Option<Peculiar> {
-    peculiar(&nix::sys::statfs::fstatfs(file).ok()?)
+pub(crate) fn peculiar_behind(file: &File) -> io::Result<Option<Peculiar>> {
+    Ok(peculiar(&nix::sys::statfs::fstatfs(file)?))
 }
 
 fn peculiar(stat: &Statfs) -> Option<Peculiar> {

@@ -123,7 +123,7 @@ impl Header {
     /// content, the payload fractions that are part of the format, a known text encoding.
     #[must_use]
     pub fn is_usable(&self) -> bool {
-        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2)) && self.schema_format <= 4;
+        let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
         let has_room = self.page_size - u32::from(self.reserved) >= 480;
         is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
     }

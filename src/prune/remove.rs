@@ -155,8 +155,11 @@ impl<'a> Remover<'a> {
         self.one_by_one = true;
         match self.ask(first) {
             Answer::ByKey(mut outcomes) if outcomes.iter().all(std::result::Result::is_ok) => {
-                let Answer::ByKey(more) = self.ask(others) else { return None };
-                outcomes.extend(more);
+                match self.ask(others) {
+                    Answer::ByKey(more) => outcomes.extend(more),
+                    Answer::Failed(failure) => outcomes.extend(others.iter().map(|_| Err(failure.clone()))),
+                    stopped => return Some(stopped),
+                }
                 Some(Answer::ByKey(outcomes))
             }
             _ => {

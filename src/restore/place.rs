@@ -296,7 +296,7 @@ impl Placer {
         }
         let handle = &spot.folder.dir;
         let handle = handle.try_clone().map_err(|e| Refusal::of("open the folder", &spot.folder.path, &e))?;
-        let one_by_one = crate::fs::peculiar_behind(&handle).is_some();
+        let one_by_one = !matches!(crate::fs::peculiar_behind(&handle), Ok(None));
         let new = Arc::new(FileSystem { device, handle, one_by_one });
         all.insert(device, Arc::clone(&new));
         Ok(new)

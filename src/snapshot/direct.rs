@@ -126,6 +126,8 @@ pub(super) enum Moment {
 pub(super) struct How<'a> {
     pub(super) clock: &'a dyn Clock,
     pub(super) memory_max: u64,
+    /// What memory and room were taken for, in bytes.
+    pub(super) size_max: u64,
     pub(super) stop: &'a AtomicBool,
 }
 
@@ -138,7 +140,7 @@ pub(super) fn read(
     how: &How<'_>,
     at: impl Fn(Moment),
 ) -> Result<Read, NotRead> {
-    if peculiar_behind(file).is_some() {
+    if peculiar_behind(file)?.is_some() {
         return Err(Doubt::FileSystem.into());
     }
     let stamped_at = how.clock.now();
@@ -147,6 +149,7 @@ pub(super) fn read(
     let (stamps, stat) = at_rest(main, stamped_at)?;
     at(Moment::Stamped);
     let bytes = match room {
+        _ if stat.size > how.size_max => return Err(Doubt::Moved.into()),
         _ if stat.size <= how.memory_max => Some(into_memory(file, stat.size, how, &at)?),
         Some(room) => into_file(file, stat.size, room, how, &at).map(|()| None)?,
         None => return Err(Doubt::Moved.into()),

@@ -20,6 +20,7 @@ pub use temp::TempCopy;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -253,7 +254,7 @@ impl Reader {
             }
             match std::fs::metadata(main) {
                 Ok(named) if is_same(&named, file) => {}
-                Ok(_) => return Err(Failure::new(Reason::Busy, "it was replaced when it was about to be read")),
+                Ok(_) => return Err(replaced()),
                 Err(e) => return Err(io_failure("look at it again", &e)),
             }
             self.control.pause(BUSY_PAUSE);
@@ -267,8 +268,12 @@ impl Reader {
     /// Without SQLite, if the database is shown to be at rest; else through it. `file` is the main file, open.
     fn read(&self, main: &Path, file: File, room: Option<TempCopy>, seen: Seen) -> Result<Got, Failure> {
         if !self.always_sqlite {
-            let how =
-                direct::How { clock: self.clock.as_ref(), memory_max: self.memory_max, stop: self.control.stop_flag() };
+            let how = direct::How {
+                clock: self.clock.as_ref(),
+                memory_max: self.memory_max,
+                size_max: seen.stat.size,
+                stop: self.control.stop_flag(),
+            };
             match direct::read(main, &file, room.as_ref(), &how, |_| {}) {
                 Ok(read) => {
                     self.count.direct();
@@ -281,8 +286,14 @@ impl Reader {
                 }
             }
         }
-        // Before SQLite opens it: closing a descriptor drops all locks that this process has on the file.
+        // Before SQLite opens it: closing a descriptor drops all locks that this process has on the file. And only this
+        // file: another that took its name since may be open in another thread.
+        let named = std::fs::metadata(main).map_err(|e| io_failure("look at it again", &e))?;
+        let is_same = is_same(&named, &file);
         drop(file);
+        if !is_same || (named.dev(), named.ino()) != (seen.stat.dev, seen.stat.ino) {
+            return Err(replaced());
+        }
         if let Some(room) = &room {
             room.empty()
                 .map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot empty its temporary copy: {e}")))?;
@@ -374,9 +385,13 @@ fn open_quietly(main: &Path) -> io::Result<File> {
     }
 }
 
+/// The name stands for another file than when it was first looked at.
+fn replaced() -> Failure {
+    Failure::new(Reason::Busy, "it was replaced when it was about to be read")
+}
+
 /// Whether `file` is the one of which `named` tells.
 fn is_same(named: &std::fs::Metadata, file: &File) -> bool {
-    use std::os::unix::fs::MetadataExt;
     file.metadata().is_ok_and(|open| (named.dev(), named.ino()) == (open.dev(), open.ino()))
 }
 

@@ -99,6 +99,8 @@ pub(super) struct Intent<'a> {
     file: File,
 }
 
+/// Clean-ups to be tried again in the next cycle.
+const POSTPONED_MAX: usize = 64;
 const WAL_WAS_THERE: u8 = 1;
 const SHM_WAS_THERE: u8 = 2;
 const MARK: u8 = b'I';
@@ -163,7 +165,11 @@ impl Intent<'_> {
     /// Something may have been left beside `main`, for a call failed: the intent stays until that is gone.
     pub(super) fn postpone(self, main: &Path, before: Before) {
         let left = (main.to_path_buf(), before.wal.is_some(), before.shm, self.file);
-        self.intents.postponed.lock().push(left);
+        let mut postponed = self.intents.postponed.lock();
+        // Each holds a descriptor. Beyond that the next start does it.
+        if postponed.len() < POSTPONED_MAX {
+            postponed.push(left);
+        }
     }
 }
 

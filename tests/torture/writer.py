@@ -65,6 +65,11 @@ class Database:
     def settle(self, mode):
         """Asks for a journal mode; somebody who reads can be in the way of leaving WAL."""
         self.wanted = mode
+        if mode != "wal" and self.q("PRAGMA journal_mode") == [("wal",)]:
+            # SQLite 3.40.1 takes what a connection has in its cache for current when that leaves WAL mode, also if another
+            # has committed since: what is written next mixes two states. A new connection has nothing in its cache.
+            self.close()
+            self.open(random)
         try:
             ((self.mode,),) = self.q(f"PRAGMA journal_mode={mode}")
         except sqlite3.OperationalError as error:

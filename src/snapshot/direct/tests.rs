@@ -110,7 +110,7 @@ impl Place {
 
     fn read(&self, at: impl Fn(Moment)) -> Result<Read, NotRead> {
         let (main, stop) = (self.main(), AtomicBool::new(false));
-        let how = How { clock: &self.clock, memory_max: self.memory_max, stop: &stop };
+        let how = How { clock: &self.clock, memory_max: self.memory_max, size_max: u64::MAX, stop: &stop };
         read(&main, &File::open(&main).unwrap(), None, &how, at)
     }
 
@@ -260,7 +260,7 @@ fn a_large_one_goes_to_its_copy_and_is_the_same() {
     let room = space.reserve(4 << 20, &go_on).unwrap();
     let (main, bytes) = (place.main(), std::fs::read(place.main()).unwrap());
     let file = File::open(&main).unwrap();
-    let how = |stop| How { clock: &place.clock, memory_max: place.memory_max, stop };
+    let how = |stop| How { clock: &place.clock, memory_max: place.memory_max, size_max: u64::MAX, stop };
     let large = read(&main, &file, Some(&room), &how(&go_on), |_| {}).unwrap();
     assert_eq!((large.bytes, std::fs::read(room.path()).unwrap()), (None, bytes.clone()));
     assert_eq!(large.header.size_bytes(), bytes.len() as u64);
