@@ -217,7 +217,7 @@ fn recorded(fleet: &mut Fleet) -> Vec<Change> {
     for name in ["owned.db", "persist.db", "delete.db", "rest.db"] {
         let before = fleet.place.objects().len();
         fleet.commit(&[name]);
-        assert!(eventually(Duration::from_secs(20), || fleet.place.objects().len() > before));
+        assert!(eventually(Duration::from_secs(120), || fleet.place.objects().len() > before));
     }
     running.stop().expect_code(0);
     fleet.commit(&["delete.db", "owned.db"]);

@@ -13,6 +13,16 @@ use rusqlite::Connection;
 use crate::fault_shim::{place, replace};
 use crate::place::{Place, Ran, eventually};
 
+/// A process that is killed when this is dropped, also by a test that fails.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 /// Names so long that the rows of these fill several pages.
 const FLEET: usize = 24;
 const PAGE: usize = 4096;
@@ -65,14 +75,14 @@ impl Known {
         let mut known = Self::at_rest();
         known.settle();
         let mut command = known.place.replicate("data/**/*.db", &["--interval", "20ms"]);
-        let mut running = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let running = Killed(command.spawn().unwrap());
         for n in 6..12 {
             let before = known.recorded();
             known.change(n..n + 1);
-            assert!(eventually(Duration::from_secs(20), || known.recorded() > before));
+            assert!(eventually(Duration::from_secs(120), || known.recorded() > before));
         }
-        running.kill().unwrap();
-        running.wait().unwrap();
+        drop(running);
         known.keep();
         known.change(8..16);
         known

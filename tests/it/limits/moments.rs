@@ -16,11 +16,11 @@ use crate::ways::{Way, direct, first_command, settle, skipped};
 /// A reader that is stopped in the middle of copying the large database of `place`.
 fn stopped_in_mid_copy(place: &Place, path: &Path, way: Way) -> Running {
     let whole = fs::metadata(path).unwrap().len();
-    for _ in 0..20 {
+    for _ in 0..100 {
         let running = Running::start(first_command(place, way));
-        assert!(eventually(Duration::from_secs(20), || copied(place) > 0 || place.objects().len() == 1));
+        assert!(eventually(Duration::from_secs(120), || copied(place) > 0 || place.objects().len() == 1));
         running.signal(Signal::SIGSTOP);
-        assert!(eventually(Duration::from_secs(20), || is_stopped(running.pid())));
+        assert!(eventually(Duration::from_secs(120), || is_stopped(running.pid())));
         if (1..whole).contains(&copied(place)) {
             return running;
         }

@@ -16,7 +16,7 @@ fn a_loop_over_databases_at_rest_leaves_nothing_beside_them() {
         let probe = place.make("probe.db", "delete", 1);
         let running = place.start_loop("50ms", way.flags());
         for n in 1..8 {
-            assert!(eventually(Duration::from_secs(20), || place.objects_of("probe.db").len() == n));
+            assert!(eventually(Duration::from_secs(120), || place.objects_of("probe.db").len() == n));
             paths.iter().for_each(|path| age(path));
             rusqlite::Connection::open(&probe).unwrap().execute("INSERT INTO t VALUES(9)", []).unwrap();
         }
@@ -33,7 +33,7 @@ fn an_application_with_a_busy_timeout_is_never_locked_out() {
     for way in Way::BOTH {
         let place = Place::new();
         let with = |name: &str, how: &str| Foreign::start(WRITER, &place.db(name), &[how]);
-        let how = [("patient.db", "delete,1,1"), ("hasty.db", "delete,0,1"), ("open-close.db", "wal,1,0")];
+        let how = [("patient.db", "delete,10,1"), ("hasty.db", "delete,0,1"), ("open-close.db", "wal,10,0")];
         let writers = how.map(|(name, how)| with(name, how));
         let running = place.start_loop("100ms", way.flags());
         let enough = || how.iter().all(|(name, _)| place.objects_of(name).len() >= 8);
