@@ -125,7 +125,8 @@ impl Header {
     pub fn is_usable(&self) -> bool {
         let is_known = matches!((self.write_version, self.read_version), (1, 1) | (2, 2));
         let has_room = self.page_size - u32::from(self.reserved) >= 480;
-        is_known && has_room && self.payload_fractions == [64, 32, 32] && self.text_encoding <= 3
+        let is_readable = self.schema_format <= 4 && self.text_encoding <= 3;
+        is_known && has_room && is_readable && self.payload_fractions == [64, 32, 32]
     }
 
     /// How the database is written to.
