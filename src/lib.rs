@@ -66,6 +66,8 @@ pub mod verify;
 pub mod restore;
 pub mod upkeep;
 
+pub mod cost;
+
 pub mod cycle;
 mod engine;
 mod gone;
