@@ -67,6 +67,7 @@ pub mod restore;
 pub mod upkeep;
 
 pub mod cost;
+pub mod explain;
 
 pub mod cycle;
 mod engine;
