@@ -19,6 +19,9 @@ const OBJECT_BYTES: f64 = 3_700.0;
 /// LIST requests of Litestream 0.5.16 for one idle database in a day; measured.
 const LITESTREAM_LISTS_A_DAY: u64 = 11_534;
 
+/// Of a line of text.
+const WIDTH: usize = 120;
+
 const CYCLES: u64 = MONTH_S / INTERVAL_S;
 const CYCLES_A_DAY: u64 = DAY_S / INTERVAL_S;
 
@@ -39,7 +42,40 @@ fn puts_usd(provider: &Provider, puts: f64) -> String {
 #[must_use]
 pub fn document() -> String {
     let sections = [intro(), prices(), requests(), claim(), cooldown(), storage(), traffic(), pack(), comparison()];
-    sections.join("\n")
+    sections.map(|section| wrapped(&section)).join("\n")
+}
+
+/// Prose and list items broken into lines of at most [`WIDTH`] characters; headings, tables and code as they are.
+fn wrapped(section: &str) -> String {
+    let blocks = section.trim_end().split("\n\n").map(|block| {
+        if block.starts_with(['#', '|', ' ']) {
+            return block.to_owned();
+        }
+        let items = block.replace("\n- ", "\n\u{0}- ");
+        items.split('\u{0}').map(|item| filled(item.trim_end())).collect::<Vec<_>>().join("\n")
+    });
+    blocks.collect::<Vec<_>>().join("\n\n") + "\n"
+}
+
+fn filled(item: &str) -> String {
+    let indent = if item.starts_with("- ") { "  " } else { "" };
+    let (mut text, mut width) = (String::new(), 0);
+    for word in item.split_whitespace() {
+        let len = word.chars().count();
+        // At the beginning of a line these would make a list.
+        let may_break = !matches!(word, "+" | "-" | "*");
+        if width > 0 && width + 1 + len > WIDTH && may_break {
+            text.push('\n');
+            text.push_str(indent);
+            width = indent.len();
+        } else if width > 0 {
+            text.push(' ');
+            width += 1;
+        }
+        text.push_str(word);
+        width += len;
+    }
+    text
 }
 
 /// A table as Markdown has it, the first column to the left.
@@ -103,7 +139,13 @@ rely on them. A GB is 10⁹ bytes, a month 30 days. DELETE is free.
     )
 }
 
+/// The size of the parts of all but the largest databases.
+fn part() -> String {
+    format!("{} MiB", crate::upload::part_size(0) >> 20)
+}
+
 fn requests() -> String {
+    let part = part();
     let shares = [0.0, 0.0001, 0.001, CHANGED];
     let row = |changed: &f64| {
         let puts = load(*changed, 0).snapshots(Spread::Random);
@@ -121,7 +163,7 @@ fn requests() -> String {
 
 - A database that did not change: none. A fleet in which nothing changes: none, whatever its size and interval.
 - A database whose files moved but whose content did not (a checkpoint, a `touch`, `VACUUM` of what was compact): none.
-- A changed database: one PUT a cycle; one that compresses to more than 8 MiB: one request for each part of 8 MiB, and two more.
+- A changed database: one PUT a cycle; one that compresses to more than {part}: one request for each part of {part}, and two more.
 - No LIST, no HEAD, and no GET, except the one that compares an object whose confirmation was lost. Every further attempt at
   a request is billed like the first.
 
@@ -143,8 +185,8 @@ fn claim() -> String {
     format!(
         "## Where \"$432 a day → $0.24 a day\" went wrong
 
-A well-known sketch of this design promises that. {} a day is {} PUT: each of {} databases stored every second. Stored every
-{INTERVAL_S} s instead, they need a thirtieth. But the sketch counts {cycles_claimed} cycles of {INTERVAL_S} s in a day, and there are {}:
+A well-known sketch of this design promises that. {} a day is {} PUT, as many as {} databases need that are each
+stored every second. Stored every {INTERVAL_S} s instead, they need a thirtieth. But the sketch counts {cycles_claimed} cycles of {INTERVAL_S} s in a day, and there are {}:
 
 | {} databases a cycle | PUT a day | a day | a month |
 |---|---:|---:|---:|
@@ -270,13 +312,13 @@ Upload is free at all of these providers. `--limit-upload` is for the line, not 
 }
 
 fn pack() -> String {
-    let puts = 2.0 * float(CYCLES);
+    let (part, puts) = (part(), 2.0 * float(CYCLES));
     let now = load(CHANGED, 0).snapshots(Spread::Random);
     format!(
         "## What packs would give
 
 Not built: all changed databases of a cycle in one object, and one index beside it, are two PUTs a cycle whatever changes,
-at most {} a month and {} on S3, where one object each takes {} and {}. Packs of more than 8 MiB take a request for each part
+at most {} a month and {} on S3, where one object each takes {} and {}. Packs of more than {part} take a request for each part
 besides; storage stays the same, and removing single snapshots from a pack would mean to write it anew.
 ",
         count(puts),

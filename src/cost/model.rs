@@ -192,24 +192,16 @@ impl Forecast {
         Held { bytes: bytes(objects), objects, monthly_bytes: bytes(monthly_objects), monthly_objects, months }
     }
 
-    /// Objects that `rules` can keep at most, and what comes in the day until they are applied again.
+    /// Objects that `rules` can keep at most: of each database what is counted and its newest, of all what is young, and what
+    /// comes in the day until they are applied again.
     fn kept_max(&self, rules: &Rules) -> f64 {
         let load = &self.load;
         let databases = float(load.databases);
         let growing = if load.refresh_s > 0.0 { databases } else { load.active(self.spread) };
-        let a_day = self.objects_a_month() * float(DAY_S) / float(MONTH_S);
-        growing * self.kept_of_one(rules) + (databases - growing) + a_day
-    }
-
-    /// Snapshots of one database that `rules` can keep at most, its newest among them.
-    fn kept_of_one(&self, rules: &Rules) -> f64 {
-        let load = &self.load;
+        let in_seconds = |s: f64| self.objects_a_month() * s / float(MONTH_S);
+        let young = in_seconds(rules.within.unwrap_or_default().as_secs_f64());
         let counted = [rules.last, rules.hourly, rules.daily, rules.weekly, rules.monthly, rules.yearly];
-        let counted: f64 = counted.into_iter().map(f64::from).sum();
-        let within = rules.within.unwrap_or_default().as_secs_f64();
-        let often = within / (load.cooldown_cycles() * load.interval_s);
-        let refreshed = if load.refresh_s > 0.0 { within / load.refresh_s + 1.0 } else { 0.0 };
-        let young = if within > 0.0 { often.floor() + refreshed.ceil() } else { 0.0 };
-        counted + young + 1.0
+        let of_one = 1.0 + counted.into_iter().map(f64::from).sum::<f64>();
+        growing * of_one + (databases - growing) + young + in_seconds(float(DAY_S))
     }
 }
