@@ -220,8 +220,11 @@ fn count_of(n: u64) -> String {
     count(n as f64)
 }
 
-/// `0.3 s`, `12 s`, `3h 5m`.
+/// `30 ms`, `6.8 s`, `12 s`, `3h 5m`.
 fn time(seconds: f64) -> String {
+    if seconds < 0.9995 {
+        return format!("{:.0} ms", seconds * 1000.0);
+    }
     if seconds < 9.95 {
         return format!("{seconds:.1} s");
     }
