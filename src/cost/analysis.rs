@@ -102,7 +102,7 @@ your own databases will cost, before the first upload: `litesnap explain '/data/
 fn prices() -> String {
     let row = |what: &str, price: fn(&Provider) -> f64| -> Vec<String> {
         let prices = PROVIDERS.iter().map(|provider| match price(provider) {
-            n if n == 0.0 => "0".to_owned(),
+            0.0 => "0".to_owned(),
             n if (n * 100.0).fract().abs() < 1e-9 || n > 1.0 => format!("{n:.2}"),
             n => format!("{n:.5}").trim_end_matches('0').to_owned(),
         });

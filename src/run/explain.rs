@@ -167,6 +167,9 @@ fn title(explained: &Explanation, config: &Config) -> String {
     title + &format!(", keep {}", config.upkeep.keep.describe())
 }
 
+/// What a line of the table says, and of which charge.
+type Line = (&'static str, fn(&MonthCharge) -> f64);
+
 fn months(months: &[Month]) -> String {
     let mut rows =
         vec![strings(&["which databases change", "requests", "objects", "stored after 1 month", "12 months"])];
@@ -181,7 +184,7 @@ fn months(months: &[Month]) -> String {
     for month in months {
         let head = [format!("USD, {}", month.spread.describe())];
         rows.push(head.into_iter().chain(month.providers.iter().map(|c| c.provider.to_owned())).collect());
-        let lines: [(&str, fn(&MonthCharge) -> f64); 3] = [
+        let lines: [Line; 3] = [
             ("  requests a month", |c| c.requests_usd),
             ("  storage a month, after 1 month", |c| c.storage_usd_1),
             ("  storage a month, after 12 months", |c| c.storage_usd_12),

@@ -26,7 +26,7 @@ fn load(databases: u64, changed: f64, interval_s: f64, cooldown_s: f64) -> Load 
 
 /// Snapshots that the rule of the loop takes in `cycles` cycles, and refreshes among them.
 fn simulate(load: &Load, spread: Spread, cycles: u32) -> (u64, u64) {
-    let whole = |n: f64| n as u32;
+    let whole = |n: f64| format!("{n:.0}").parse::<u32>().unwrap();
     let databases = u32::try_from(load.databases).unwrap();
     let pace = Pace { cooldown_s: whole(load.cooldown_s), refresh_s: whole(load.refresh_s) };
     let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
