@@ -1,6 +1,10 @@
 //! The text of `COST_ANALYSIS.md`: every figure in it is computed from the price table and the model, or is one of the
 //! measurements below.
 
+mod markdown;
+
+use markdown::{table, wrapped};
+
 use super::model::{Forecast, Load, ObjectCost, Spread, Usage};
 use super::prices::{GB, Held, PRICES_OF, PROVIDERS, Provider, provider};
 use super::{DAY_S, MONTH_S, bytes, count, float, usd};
@@ -18,9 +22,6 @@ const RAW_BYTES: f64 = 22.4 * 1024.0;
 const OBJECT_BYTES: f64 = 3_700.0;
 /// LIST requests of Litestream 0.5.16 for one idle database in a day; measured.
 const LITESTREAM_LISTS_A_DAY: u64 = 11_534;
-
-/// Of a line of text.
-const WIDTH: usize = 120;
 
 const CYCLES: u64 = MONTH_S / INTERVAL_S;
 const CYCLES_A_DAY: u64 = DAY_S / INTERVAL_S;
@@ -43,47 +44,6 @@ fn puts_usd(provider: &Provider, puts: f64) -> String {
 pub fn document() -> String {
     let sections = [intro(), prices(), requests(), claim(), cooldown(), storage(), traffic(), pack(), comparison()];
     sections.map(|section| wrapped(&section)).join("\n")
-}
-
-/// Prose and list items broken into lines of at most [`WIDTH`] characters; headings, tables and code as they are.
-fn wrapped(section: &str) -> String {
-    let blocks = section.trim_end().split("\n\n").map(|block| {
-        if block.starts_with(['#', '|', ' ']) {
-            return block.to_owned();
-        }
-        let items = block.replace("\n- ", "\n\u{0}- ");
-        items.split('\u{0}').map(|item| filled(item.trim_end())).collect::<Vec<_>>().join("\n")
-    });
-    blocks.collect::<Vec<_>>().join("\n\n") + "\n"
-}
-
-fn filled(item: &str) -> String {
-    let indent = if item.starts_with("- ") { "  " } else { "" };
-    let (mut text, mut width) = (String::new(), 0);
-    for word in item.split_whitespace() {
-        let len = word.chars().count();
-        // At the beginning of a line these would make a list.
-        let may_break = !matches!(word, "+" | "-" | "*");
-        if width > 0 && width + 1 + len > WIDTH && may_break {
-            text.push('\n');
-            text.push_str(indent);
-            width = indent.len();
-        } else if width > 0 {
-            text.push(' ');
-            width += 1;
-        }
-        text.push_str(word);
-        width += len;
-    }
-    text
-}
-
-/// A table as Markdown has it, the first column to the left.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
-    let rule = format!("|---|{}\n", "---:|".repeat(head.len() - 1));
-    line(&head) + &rule + &rows.iter().map(|row| line(row)).collect::<String>()
 }
 
 fn names() -> Vec<&'static str> {
