@@ -70,6 +70,9 @@ pub mod verify;
 pub mod restore;
 pub mod upkeep;
 
+pub mod cost;
+pub mod explain;
+
 pub mod cycle;
 mod engine;
 mod gone;

@@ -1,5 +1,6 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod explain;
 mod forget_gone;
 mod list;
 mod prune;
@@ -16,6 +17,7 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use explain::explain;
 pub(crate) use forget_gone::forget_gone;
 pub(crate) use list::list;
 pub(crate) use prune::{prune, purge};
