@@ -28,7 +28,7 @@ use crate::plan::key_of;
 use crate::report::CycleReport;
 use crate::state::{Identity, StateDb, Table};
 use crate::store::{Described, Env, Store};
-use crate::watch::{Candidate, Watch, Wave};
+use crate::watch::{Candidate, Pass, WAVE_MAX, Watch, Wave};
 use sample::{Head, Sample, look_at_head};
 
 /// Examples of keys for each pattern.
@@ -82,7 +82,10 @@ pub fn explain(
     );
     let mut survey = Survey::new(&watch, &address, now_ms);
     for scan_no in 1..=u16::MAX {
-        let wave = watch.scan(scan_no, scan_no > 1, Pace::default(), &Default::default());
+        let wave = {
+            let pass = Pass { further: scan_no > 1, room: WAVE_MAX, waits: &|_, _, _| () };
+            watch.scan(scan_no, pass, Pace::default(), &Default::default())
+        };
         let more = wave.more;
         survey.take(wave, scan_no == 1);
         if !more {

@@ -75,6 +75,7 @@ pub mod explain;
 
 pub mod cycle;
 mod engine;
+mod first_hour;
 mod gone;
 pub mod monitor;
 pub mod record;
