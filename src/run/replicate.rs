@@ -74,6 +74,7 @@ pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Resu
         always_sqlite: args.always_sqlite,
         max_gone: args.max_gone,
         upkeep: Schedule { keep: args.keep.rules(), verify: args.verify_every.map(|every| (every, args.sample)) },
+        telling: args.telling.telling(),
     };
     config.check()?;
     Ok(config)
