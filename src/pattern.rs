@@ -190,7 +190,7 @@ impl Pattern {
     /// Besides `{name}`, a segment with a single `*` gets a name from its neighbours: after `projects`
     /// project, after `databases`, `dbs`, `db` or `data` database, after `branches` branch, after
     /// `tenants` tenant, and before `databases` project. Each name is given once: written ones first,
-    /// then by the folder before (a plain `db` or `data` says least, and comes last), leftmost first.
+    /// then by the folder before (a plain `db` says little and `data` least, and they come last), leftmost first.
     /// Of several wildcards in one name all but the last take as little as they can.
     #[must_use]
     pub fn captures<'a>(&'a self, path: &'a Path) -> Option<Vec<(&'a str, &'a [u8])>> {
@@ -647,7 +647,7 @@ fn class_char(rest: &[u8]) -> Option<(char, usize)> {
 type NameRule = fn(Option<&[u8]>, Option<&[u8]>) -> Option<&'static str>;
 
 /// In order of strength.
-const NAME_RULES: [NameRule; 3] = [
+const NAME_RULES: [NameRule; 4] = [
     |before, _| match before? {
         b"projects" => Some("project"),
         b"databases" | b"dbs" => Some("database"),
@@ -656,7 +656,8 @@ const NAME_RULES: [NameRule; 3] = [
         _ => None,
     },
     |_, after| (after? == b"databases").then_some("project"),
-    |before, _| matches!(before?, b"db" | b"data").then_some("database"),
+    |before, _| (before? == b"db").then_some("database"),
+    |before, _| (before? == b"data").then_some("database"),
 ];
 
 /// Names stars by their neighbours; the rule stands at [`Pattern::captures`].
@@ -787,6 +788,7 @@ mod tests {
             ("/data/*.db", "/data/a.db", vec![("database", "a")]),
             ("/data/*/dbs/*.db", "/data/a/dbs/b.db", vec![("database", "b")]),
             ("/data/*/x/{database}.db", "/data/a/x/b.db", vec![("database", "b")]),
+            ("/data/*/db/*.sqlite", "/data/a/db/b.sqlite", vec![("database", "b")]),
             ("/a/databases/*/databases/*.db", "/a/databases/x/databases/y.db", vec![("database", "x")]),
             ("/a/tenants/*-*.db", "/a/tenants/x-y.db", vec![]),
             ("/a/tenants/x?*.db", "/a/tenants/xyz.db", vec![("tenant", "z")]),

@@ -284,7 +284,7 @@ mod tests {
             ("a: !!str x\n", 1, "tags"),
             ("? [a]\n: b\n", 1, "a key is plain text"),
             ("a: b: c\n", 1, "no YAML"),
-            ("a: 'x\n", 2, "no YAML"),
+            ("a: 'x\n", 1, "no YAML"),
             ("a:\n\t- x\n", 2, "no YAML"),
             ("a: &x [*x]\n", 1, "not complete yet"),
             ("a: *none\n", 1, "no YAML"),
