@@ -105,6 +105,11 @@ pub(crate) fn warn() {
     }
 }
 
+/// Whether somebody gave this option for this one run: on the command line, or by its variable.
+pub(crate) fn is_typed(key: &str) -> bool {
+    given().said.get(key).is_some_and(|said| matches!(said.source, Source::Flag | Source::Variable(_)))
+}
+
 /// Names that stand for the same in each database of a pattern, one list for each pattern; none if the patterns are not the
 /// file's.
 pub(crate) fn constants() -> Vec<Vec<(String, String)>> {

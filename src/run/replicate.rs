@@ -77,6 +77,10 @@ pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Resu
         telling: args.telling.telling(),
     };
     config.check()?;
+    // Not left to clap, for which a time that the file gives is none.
+    if args.verify_every.is_none() && super::file::is_typed("sample") {
+        return Err(Error::Usage("--sample says nothing by itself: give --verify-every, such as 1d, too".into()).into());
+    }
     Ok(config)
 }
 

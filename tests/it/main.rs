@@ -13,6 +13,7 @@ mod s3_server; // support: an S3 server in the test process, with faults
 mod ways; // support: both ways of reading, and databases old enough for the plain one
 
 mod cmdline; // the command line: bad input, flags, dry run, output
+mod configure; // the configuration file: precedence, refusals with file and line, check, print, schema, the example
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
 mod fault_commands; // every file call of the other commands fails, one after the other
 mod fault_day; // a day of cycles under a fake clock beside a model; clocks that jump
