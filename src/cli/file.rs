@@ -90,9 +90,9 @@ pub(crate) fn merge(
             return Err(Error::Usage(what));
         };
         check(arg, setting, settings)?;
-        let is_set = |name: &&str| env.iter().any(|(k, v)| k == name && !v.is_empty());
+        let is_set = |name: &str| env.iter().any(|(k, v)| k == name && !v.is_empty());
         let also = ALSO.iter().find(|(key, _)| *key == setting.key);
-        if takes(name, &setting.key) && !also.is_some_and(|(_, names)| names.iter().any(|name| is_set(&name))) {
+        if takes(name, &setting.key) && !also.is_some_and(|(_, names)| names.iter().any(|name| is_set(name))) {
             given.insert(arg.get_id().to_string(), setting);
         }
     }

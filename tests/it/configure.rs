@@ -94,7 +94,7 @@ fn precedence_is_option_variable_file_default() {
     // Lists are replaced, not added to.
     write(&place, "c.yml", "patterns: data/*.db\nstore: store\nexclude: [a, b]\n");
     let ran = place.run(&["config", "print", "--config", "c.yml", "--exclude", "c"]).expect_code(0);
-    assert!(ran.out.contains("exclude:  # option\n  - c\nstate-dir"), "{}", ran.out);
+    assert!(ran.out.contains("exclude:  # option\n  - c\n# state-dir"), "{}", ran.out);
     // The variables of others, where an option names them.
     write(&place, "c.yml", "patterns: data/*.db\nstore: s3://b\nregion: from-file\nendpoint: https://file.example\n");
     place.env.push(("AWS_ENDPOINT_URL".into(), "https://variable.example".into()));
