@@ -1,13 +1,16 @@
 //! How a person or a service manager talks to a running loop: stop, or look now.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 /// Requests to a running cycle or loop. Shared between the signal handler, the loop and all its workers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Control {
+    born: Instant,
+    /// When something last got on, in ms since `born`.
+    progress_ms: AtomicU64,
     stop: AtomicBool,
     signal: AtomicI32,
     cycle_now: AtomicBool,
@@ -17,7 +20,41 @@ pub struct Control {
     pub(crate) stopped: tokio::sync::Notify,
 }
 
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            born: Instant::now(),
+            progress_ms: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            signal: AtomicI32::new(0),
+            cycle_now: AtomicBool::new(false),
+            moved: Mutex::default(),
+            waker: Condvar::default(),
+            stopped: tokio::sync::Notify::default(),
+        }
+    }
+}
+
 impl Control {
+    /// Something got on: a step of a copy, a part or an object stored, a batch recorded. A cycle may take hours; that it does
+    /// not hang is told by this.
+    pub fn gets_on(&self) {
+        let now_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Notes that something got on; false if a stop was asked for.
+    pub fn goes_on(&self) -> bool {
+        self.gets_on();
+        !self.is_stopped()
+    }
+
+    /// When something last got on.
+    #[must_use]
+    pub fn progress(&self) -> Instant {
+        self.born + Duration::from_millis(self.progress_ms.load(Ordering::Relaxed))
+    }
+
     /// Asks to stop: what is in flight is finished or aborted, then recorded. `signal` is what asked.
     pub fn stop(&self, signal: i32) {
         self.signal.store(signal, Ordering::SeqCst);

@@ -8,11 +8,13 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
 use tokio::sync::mpsc;
 
+use crate::backlog::Wait;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::detect::{Pace, Why};
 use crate::engine::Engine;
@@ -22,14 +24,14 @@ use crate::gone::Burials;
 use crate::header::JournalMode;
 use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
-use crate::record::{Fact, FactSender, Tally, chain};
-use crate::report::{CycleReport, Failures, Unprotected};
+use crate::record::{Doubt, Fact, FactSender, Tally, chain};
+use crate::report::{CycleReport, Failures, Phases, Unprotected};
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
 use crate::state::{Change, Flags, Row, id_of};
 use crate::timestamp::{Timestamp, next_timestamp};
 use crate::upload::{Body, Job, Outcome};
-use crate::watch::{Candidate, Wave};
+use crate::watch::{Candidate, Pass, WAVE_MAX, Wave};
 
 /// Jobs between the snapshots and the uploads; their bytes are bounded by the budget.
 const JOBS_MAX: usize = 64;
@@ -80,6 +82,7 @@ pub(crate) struct Cycle {
     /// Keys that had to be more than a day ahead of the clock.
     bumped: AtomicU32,
     pace: Pace,
+    phases: Mutex<Phases>,
 }
 
 impl Cycle {
@@ -112,6 +115,7 @@ impl Cycle {
             lines: AtomicU32::new(0),
             bumped: AtomicU32::new(0),
             pace,
+            phases: Mutex::default(),
         })
     }
 
@@ -125,7 +129,7 @@ impl Cycle {
         let mut further = false;
         loop {
             *scan_no = scan_no.checked_add(1).unwrap_or(1);
-            let mut wave = engine.watch.scan(*scan_no, further, self.pace, &requested);
+            let mut wave = self.scan(*scan_no, further, WAVE_MAX, &requested);
             self.cut_short.fetch_or(engine.watch.control.is_stopped(), Ordering::Relaxed);
             if !further {
                 let gone = self.note_scan(&mut wave, report, *scan_no);
@@ -140,10 +144,13 @@ impl Cycle {
             // What failed last time comes last, so that databases that the store will not have keep no other waiting.
             let failed = |c: &mut Candidate| engine.watch.table.get(c.id).is_some_and(|slot| slot.failures > 0);
             let again = wave.candidates.extract_if(.., failed).collect();
+            let began = Instant::now();
             self.process(wave.candidates);
             self.process(again);
+            self.phases.lock().work += began.elapsed();
             if !wave.more || self.stops() {
                 self.untried.fetch_add(u64::from(wave.more), Ordering::Relaxed);
+                self.tell_left(wave.more, scan_no, &requested);
                 break;
             }
             further = true;
@@ -155,6 +162,32 @@ impl Cycle {
             engine.watch.table.each(|slot| slot.flags = slot.flags.with(Flags::TAKEN, false));
         }
         self.observer.finished();
+    }
+
+    fn scan(&self, scan_no: u16, further: bool, room: usize, requested: &HashSet<u64>) -> Wave {
+        let began = Instant::now();
+        let waits = |id, path: &Path, wait| self.note_wait(id, path, wait);
+        let pass = Pass { further, room, waits: &waits };
+        let wave = self.engine.watch.scan(scan_no, pass, self.pace, requested);
+        self.phases.lock().scan += began.elapsed();
+        wave
+    }
+
+    /// A cycle that the store ends before its scan is over counts and notes what it did not reach.
+    fn tell_left(&self, more: bool, scan_no: &mut u16, requested: &HashSet<u64>) {
+        if !more || self.engine.watch.control.is_stopped() {
+            return;
+        }
+        *scan_no = scan_no.checked_add(1).unwrap_or(1);
+        let left = self.scan(*scan_no, true, 0, requested).left;
+        self.untried.fetch_add(left.saturating_sub(1), Ordering::Relaxed);
+    }
+
+    /// Writes down that a database waits, unless that is written already.
+    fn note_wait(&self, id: u64, path: &Path, wait: Wait) {
+        if let Some(since_s) = self.engine.watch.table.backlog.to_note(id, wait) {
+            self.record(Change::Waiting { id, path: path.to_path_buf(), since_s, wait });
+        }
     }
 
     /// The databases on the request list. What is not known any more is taken off it; the others stay until a snapshot is
@@ -184,6 +217,10 @@ impl Cycle {
         });
         report.changed = count(&self.changed);
         report.untried = count(&self.untried);
+        report.read_bytes = count(&self.tally.read_bytes);
+        report.uploads_failed = count(&self.tally.uploads_failed);
+        report.phases = Phases { record: report.phases.record, ..*self.phases.lock() };
+        report.unrecorded = count(&self.tally.unrecorded);
         report.reads = self.engine.reader.reads();
         report.stored = count(&self.tally.stored);
         report.unchanged_content = count(&self.tally.unchanged_content);
@@ -252,11 +289,26 @@ impl Cycle {
             self.report_failure(&error.path, failure, is_new);
         }
         for (path, failure) in std::mem::take(&mut wave.failures) {
+            self.note_refused(&path, &failure);
             self.report_failure(&path, failure, false);
         }
         report.missing_roots.clone_from(&wave.report.missing_roots);
         report.matched.clone_from(&wave.matched);
         if self.engine.watch.control.is_stopped() { Vec::new() } else { self.sweep(scan_no, &wave.report) }
+    }
+
+    /// Writes down what a scan alone could tell, unless that is written already.
+    fn note_refused(&self, path: &Path, failure: &Failure) {
+        let (id, backlog) = (id_of(path, self.engine.watch.db.seed()), &self.engine.watch.table.backlog);
+        if !failure.reason.is_failure() {
+            return;
+        }
+        let at_s = self.engine.watch.clock.now() / SECOND;
+        backlog.add(id, u32::try_from(at_s).unwrap_or(u32::MAX));
+        if let Some(since_s) = backlog.to_note(id, Wait::Failed) {
+            let (path, error) = (path.to_path_buf(), failure.to_string());
+            self.record(Change::Failed { id, path, prefix: None, stamps: None, error, at_s, since_s: Some(since_s) });
+        }
     }
 
     fn process(self: &Arc<Self>, candidates: Vec<Candidate>) {
@@ -287,8 +339,7 @@ impl Cycle {
     /// Brings one database from "changed" to a job for the uploads, a recorded "same as before", or a failure.
     fn protect(&self, candidate: &Candidate, jobs: &mpsc::Sender<Job>) {
         if self.stops() {
-            self.untried.fetch_add(1, Ordering::Relaxed);
-            return;
+            return self.leave(candidate);
         }
         let row = match self.engine.watch.db.row(candidate.id) {
             Ok(row) => row.filter(|row| row.path == *candidate.path),
@@ -302,13 +353,11 @@ impl Cycle {
         }
         let snapshot = match self.engine.reader.take(candidate.read_path.as_deref().unwrap_or(&candidate.path)) {
             Ok(snapshot) => snapshot,
-            Err(_) if self.engine.watch.control.is_stopped() => {
-                self.untried.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
+            Err(_) if self.engine.watch.control.is_stopped() => return self.leave(candidate),
             Err(failure) => return self.failed_to_read(candidate, row.as_ref(), failure),
         };
-        if !candidate.refresh && is_stored(candidate, row.as_ref(), &snapshot) {
+        self.tally.read_bytes.fetch_add(snapshot.raw_size(), Ordering::Relaxed);
+        if !candidate.refresh && is_stored(candidate, row.as_ref(), &snapshot, &self.engine.doubt) {
             let (stamps, stamped_at) = (snapshot.stamps, snapshot.stamped_at);
             let stored_s = row.map_or(0, |row| row.stored_s);
             return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at, stored_s });
@@ -319,7 +368,13 @@ impl Cycle {
         }
     }
 
+    fn leave(&self, candidate: &Candidate) {
+        self.untried.fetch_add(1, Ordering::Relaxed);
+        self.note_wait(candidate.id, &candidate.path, Wait::Untried);
+    }
+
     fn record_same(&self, candidate: &Candidate, change: Change) {
+        self.engine.watch.control.gets_on();
         self.settled.fetch_add(1, Ordering::Relaxed);
         self.tell_recovery(candidate.id, &candidate.path);
         self.observer.done(0);
@@ -383,6 +438,7 @@ impl Cycle {
     async fn ended(self: Arc<Self>, job: Job, outcome: Outcome) {
         match outcome {
             Outcome::Stored(bytes) => {
+                self.engine.watch.control.gets_on();
                 self.note_answer(None);
                 self.settled.fetch_add(1, Ordering::Relaxed);
                 self.tell_recovery(job.id, &job.path);
@@ -403,12 +459,21 @@ impl Cycle {
                 self.facts.record(fact).await;
             }
             Outcome::Failed(failure) => {
+                self.tally.uploads_failed.fetch_add(1, Ordering::Relaxed);
                 self.note_answer(Some(&failure));
                 let fact = self.failed(job.id, &job.path, job.row_prefix, failure, None);
                 self.facts.record(fact).await;
             }
             Outcome::Untried => {
+                // It may have been on its way.
+                self.engine.doubt.raise();
                 self.untried.fetch_add(1, Ordering::Relaxed);
+                let backlog = &self.engine.watch.table.backlog;
+                if let Some(since_s) = backlog.to_note(job.id, Wait::Untried) {
+                    let change = Change::Waiting { id: job.id, path: job.path, since_s, wait: Wait::Untried };
+                    let tally = Arc::clone(&self.tally);
+                    self.facts.record(Fact { change, prefix: None, tally }).await;
+                }
             }
         }
     }
@@ -435,6 +500,8 @@ impl Cycle {
     fn ignore(&self, candidate: &Candidate, has_row: bool) {
         self.changed.fetch_sub(1, Ordering::Relaxed);
         self.observer.done(0);
+        let has_row = has_row || self.engine.watch.table.backlog.is_noted(candidate.id);
+        self.engine.watch.table.backlog.remove(candidate.id);
         let fingerprint = self.engine.watch.fingerprint(&candidate.stamps, candidate.prefix.as_deref());
         let racy = crate::detect::is_racy(&candidate.stamps, candidate.stamped_at, self.engine.watch.slack);
         self.engine.watch.table.update(candidate.id, |slot| {
@@ -469,16 +536,27 @@ impl Cycle {
             // Where the same stamps would fail the same way, the record of them says so instead.
             slot.flags = slot.flags.with(Flags::FAILED, stamps.is_none()).with(Flags::UNKNOWN, slot.stored_s == 0);
         });
+        let at_s = self.engine.watch.clock.now() / SECOND;
+        let since_s = failure.reason.is_failure().then(|| self.waits_since(id, at_s));
         let change = Change::Failed {
             id,
             path: path.to_path_buf(),
             prefix: prefix.clone(),
             stamps,
             error: failure.to_string(),
-            at_s: self.engine.watch.clock.now() / SECOND,
+            at_s,
+            since_s,
         };
         self.report_failure(path, failure, before == 0);
         Fact { change, prefix, tally: Arc::clone(&self.tally) }
+    }
+
+    /// Since when a database that failed waits; from now on written down as failed.
+    fn waits_since(&self, id: u64, now_s: i64) -> u32 {
+        let backlog = &self.engine.watch.table.backlog;
+        let now_s = u32::try_from(now_s).unwrap_or(u32::MAX);
+        backlog.add(id, now_s);
+        backlog.to_note(id, Wait::Failed).or_else(|| backlog.since(id)).unwrap_or(now_s)
     }
 
     /// Counts and names a failure; logs it if it is new.
@@ -549,10 +627,16 @@ pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -
     Err(Failure::new(Reason::KeyTooLong, what + "; a shorter --key-template helps"))
 }
 
-fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot) -> bool {
+/// Whether what was read is what the store's newest snapshot of it holds. Equal content alone does not tell that: of an upload
+/// that failed, or was not recorded, the store may have a newer one.
+fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot, doubt: &Doubt) -> bool {
     row.is_some_and(|row| {
+        let failure = row.error.as_deref().and_then(Failure::parse);
+        let in_doubt = failure.is_some_and(|f| f.reason.may_have_stored()) || !doubt.is_beyond(row.stored_s);
+        // What has the very stamps that were recorded did not change in between.
+        let may_be_newer = in_doubt && row.stamps != Some(snapshot.stamps);
         let same = row.content_hash == Some(snapshot.content_hash) && row.prefix == candidate.prefix;
-        row.key_ms.is_some() && same && !row.is_buried()
+        row.key_ms.is_some() && same && !row.is_buried() && !may_be_newer
     })
 }
 

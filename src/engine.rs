@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::clock::Nanos;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::record::Doubt;
 use crate::scan::OwnFiles;
 use crate::snapshot::Reader;
 use crate::state::{Flags, Slot, StateDb, Table, place_of};
@@ -28,6 +29,8 @@ pub(crate) struct Engine {
     pub(crate) reader: Reader,
     pub(crate) uploader: Arc<Uploader>,
     pub(crate) runtime: Runtime,
+    /// Whether the store may hold more than is recorded.
+    pub(crate) doubt: Arc<Doubt>,
     /// The patterns are those under which everything known was seen.
     pub(crate) same_patterns: AtomicBool,
     /// Databases accepted as gone, of which the store could not be told yet; empty while it can. Lost in a restart, after
@@ -90,6 +93,7 @@ pub(crate) fn load(db: &StateDb, slack: Nanos) -> Result<Table> {
         slot.failures = u8::from(row.error.is_some());
         table.put(slot);
     })?;
+    db.load_backlog(|id, since_s, wait| table.backlog.load(id, since_s, wait))?;
     Ok(table)
 }
 

@@ -206,6 +206,12 @@ impl Reason {
         matches!(self, Self::Empty | Self::NotADatabase | Self::Opaque)
     }
 
+    /// Whether the store may have taken the object all the same: its answer was lost, or is none.
+    #[must_use]
+    pub fn may_have_stored(self) -> bool {
+        matches!(self, Self::StoreUnreachable | Self::StoreTimeout | Self::StoreBusy | Self::StoreError)
+    }
+
     /// Whether it speaks of the store as a whole rather than of one object.
     #[must_use]
     pub fn concerns_store(self) -> bool {

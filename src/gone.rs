@@ -54,11 +54,20 @@ impl Cycle {
                 // Under the patterns under which it was seen it is not seen: reached through a link, its own path may
                 // match none of them.
                 Ok(Some(row)) if same_patterns || self.engine.watch.is_wanted(&row.path) => gone.push(id),
-                Ok(_) => table.remove(id),
+                Ok(_) => {
+                    // What a cycle left untried has no row but in the backlog.
+                    if table.backlog.since(id).is_some() {
+                        self.record(Change::Forgotten { id });
+                    }
+                    table.remove(id);
+                }
                 Err(e) => return self.sweep_failed(&e),
             }
         }
         self.engine.same_patterns.store(true, Ordering::Relaxed);
+        for id in table.backlog.strangers(table) {
+            self.record(Change::Forgotten { id });
+        }
         if hidden > 0 {
             self.error(format!("{hidden} known databases could not be seen: {}", hiding(scan)));
         }

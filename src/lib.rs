@@ -37,6 +37,7 @@ pub mod pattern;
 pub mod scan;
 pub mod stamps;
 
+pub mod backlog;
 pub mod detect;
 pub mod state;
 pub mod watch;
@@ -70,6 +71,7 @@ pub mod upkeep;
 pub mod cycle;
 mod engine;
 mod gone;
+pub mod monitor;
 pub mod record;
 pub mod report;
 

@@ -16,7 +16,7 @@ use crate::report::CycleReport;
 use crate::state::{Flags, Identity, StateDb};
 use crate::store::{Described, Env, Store};
 use crate::timestamp::next_timestamp;
-use crate::watch::{Candidate, Watch, slack};
+use crate::watch::{Candidate, Pass, WAVE_MAX, Watch, slack};
 
 /// What a `--dry-run` finds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +51,8 @@ pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl 
     let mut report = CycleReport { cycle: 1, ..CycleReport::default() };
     let mut further = false;
     for scan_no in 1..=u16::MAX {
-        let mut wave = watch.scan(scan_no, further, pace, &requested);
+        let pass = Pass { further, room: WAVE_MAX, waits: &|_, _, _| () };
+        let mut wave = watch.scan(scan_no, pass, pace, &requested);
         if !further {
             report.matched = wave.matched;
             for error in wave.report.errors {

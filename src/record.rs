@@ -4,14 +4,14 @@
 //! count as changed. If a batch cannot be recorded, none of it is counted as stored.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::clock::Nanos;
+use crate::clock::{Clock, Nanos, SECOND};
 use crate::detect::{Fingerprint, is_racy};
 use crate::error::{Error, Result};
 use crate::state::{Change, Flags, Slot, StateDb, Table, place_of};
@@ -29,6 +29,10 @@ pub struct Tally {
     pub stored: AtomicU64,
     /// Their bytes in the store.
     pub bytes: AtomicU64,
+    /// Uploads that failed.
+    pub uploads_failed: AtomicU64,
+    /// Bytes of the databases read.
+    pub read_bytes: AtomicU64,
     /// Databases read whose content was already stored.
     pub unchanged_content: AtomicU64,
     /// Databases recorded as gone.
@@ -37,6 +41,41 @@ pub struct Tally {
     pub unrecorded: AtomicU64,
     /// Why, the first time.
     pub error: Mutex<Option<String>>,
+}
+
+/// Since when the store may hold snapshots that the state does not know of: after a process that ended in mid-work, a record
+/// that failed, an upload broken off. Content that is equal to the one last recorded before says nothing then: the store may
+/// have a newer one, and a file that went back to the old one would never be its newest again.
+#[derive(Debug)]
+pub struct Doubt {
+    /// Records before this time (s since 1970) are doubted; 0 for none.
+    before_s: AtomicI64,
+    clock: Arc<dyn Clock>,
+}
+
+impl Doubt {
+    /// What was recorded before `before_s` (s since 1970; 0 for nothing) is doubted.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, before_s: i64) -> Self {
+        Self { before_s: AtomicI64::new(before_s), clock }
+    }
+
+    /// All that was recorded so far is doubted.
+    pub fn raise(&self) {
+        self.before_s.fetch_max(self.clock.now() / SECOND + 1, Ordering::Relaxed);
+    }
+
+    /// Whether a snapshot recorded at `stored_s` is known to be the newest in the store.
+    #[must_use]
+    pub fn is_beyond(&self, stored_s: u32) -> bool {
+        i64::from(stored_s) >= self.before_s.load(Ordering::Relaxed)
+    }
+
+    /// What was recorded before this time is doubted, s since 1970; 0 for nothing.
+    #[must_use]
+    pub fn before_s(&self) -> i64 {
+        self.before_s.load(Ordering::Relaxed)
+    }
 }
 
 /// One fact, with what the summary counts of it.
@@ -72,10 +111,11 @@ impl Recorder {
         db: Arc<StateDb>,
         table: Arc<Table>,
         slack: Nanos,
+        doubt: Arc<Doubt>,
         runtime: tokio::runtime::Handle,
     ) -> Result<Self> {
         let (facts, inbox) = mpsc::channel(BATCH_LEN);
-        let worker = Worker { store, db, table, slack, batch: Vec::new() };
+        let worker = Worker { store, db, table, slack, doubt, batch: Vec::new() };
         let thread = std::thread::Builder::new()
             .name("record".into())
             .spawn(move || worker.run(inbox, &runtime))
@@ -132,6 +172,7 @@ struct Worker {
     db: Arc<StateDb>,
     table: Arc<Table>,
     slack: Nanos,
+    doubt: Arc<Doubt>,
     batch: Vec<Fact>,
 }
 
@@ -174,6 +215,8 @@ impl Worker {
         match self.record(&batch) {
             Ok(()) => batch.iter().for_each(count),
             Err(why) => {
+                // The store may hold what the state does not know of.
+                self.doubt.raise();
                 log::debug!("what was stored could not be recorded and will be stored again: {why}");
                 for fact in &batch {
                     fact.tally.unrecorded.fetch_add(1, Ordering::Relaxed);
@@ -204,6 +247,11 @@ impl Worker {
             let racy = is_racy(stamps, stamped_at, self.slack);
             slot.flags = slot.flags.with(Flags::RACY, racy).with(Flags::UNKNOWN, false);
         };
+        if let Change::Stored { id, .. } | Change::Same { id, .. } | Change::Failed { id, since_s: None, .. } =
+            &fact.change
+        {
+            self.table.backlog.remove(*id);
+        }
         match &fact.change {
             Change::Stored { id, stamps, stamped_at, stored_s, .. } => self.table.update(*id, |slot| {
                 confirmed(slot, stamps, *stamped_at);
@@ -223,7 +271,8 @@ impl Worker {
                 slot.failures = failures;
                 slot.flags = slot.flags.with(Flags::NOT_A_DATABASE, true);
             }),
-            Change::Failed { .. } | Change::Forgotten { .. } => {}
+            Change::Forgotten { id } => self.table.backlog.remove(*id),
+            Change::Failed { .. } | Change::Waiting { .. } => {}
             Change::Gone { id, .. } => self.table.remove(*id),
         }
     }
@@ -248,7 +297,7 @@ fn count(fact: &Fact) {
         Change::Gone { .. } => {
             tally.gone.fetch_add(1, Ordering::Relaxed);
         }
-        Change::Failed { .. } | Change::Forgotten { .. } => {}
+        Change::Failed { .. } | Change::Forgotten { .. } | Change::Waiting { .. } => {}
     }
 }
 

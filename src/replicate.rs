@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::backlog::Ages;
 use crate::budget::Budget;
 use crate::clock::{Clock, SECOND};
 use crate::config::Config;
@@ -17,11 +18,12 @@ use crate::cycle::{Cycle, Observer};
 use crate::engine::{Engine, load, own_files, pool, runtime, state_path};
 use crate::error::{Error, Result};
 use crate::fs::{create_private_dir, shown};
-use crate::record::{Recorder, chain};
+use crate::monitor::Monitor;
+use crate::record::{Doubt, Recorder, chain};
 use crate::report::CycleReport;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Identity, Opened, StateDb, StateLock, day_of};
-use crate::store::{Env, Kind, Store};
+use crate::store::{Env, Kind, RequestCounts, Store};
 use crate::upkeep::Upkeep;
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
@@ -36,6 +38,7 @@ pub struct Replicator {
     recorder: Recorder,
     engine: Arc<Engine>,
     observer: Arc<dyn Observer>,
+    monitor: Arc<Monitor>,
     cycles: u64,
     scan_no: u16,
     complaint: Complaint,
@@ -101,22 +104,39 @@ impl Replicator {
             config.store.request_timeout,
         );
         let (runtime, pool) = (runtime()?, pool()?);
+        let doubt = Arc::new(Doubt::new(Arc::clone(&clock), db.doubt_s()?));
         let (db, table) = (Arc::new(db), Arc::new(table));
+        if db.was_left_open() {
+            doubt.raise();
+        }
+        let last_success_ms = db.loop_note()?.and_then(|note| note.last_success_ms);
+        let (for_monitor, clock_too) = (Arc::clone(&table), Arc::clone(&clock));
+        let monitor = Monitor::new(&config, &store, for_monitor, clock_too, Arc::clone(&control), last_success_ms);
         let recorder = Recorder::start(
             Arc::clone(&store),
             Arc::clone(&db),
             Arc::clone(&table),
             slack(&config),
+            Arc::clone(&doubt),
             runtime.handle().clone(),
         )?;
         let warned_unmatched = vec![false; config.patterns.len()];
         let watch = Watch::new(config, own, table, db, clock, control, pool);
-        let engine =
-            Arc::new(Engine { watch, store, reader, uploader, runtime, same_patterns, untold: Mutex::default() });
+        let engine = Arc::new(Engine {
+            watch,
+            store,
+            reader,
+            uploader,
+            runtime,
+            doubt,
+            same_patterns,
+            untold: Mutex::default(),
+        });
         Ok(Self {
             recorder,
             engine,
             observer,
+            monitor,
             cycles: 0,
             scan_no: 0,
             complaint: Complaint::default(),
@@ -177,19 +197,47 @@ impl Replicator {
     /// One pass over everything: returns when each changed database is stored and recorded, or has failed.
     pub fn run_cycle(&mut self, ignore_cooldown: bool) -> CycleReport {
         let started = Instant::now();
-        let requests = self.engine.store.requests.total();
+        let asked = self.engine.store.requests.snapshot();
         self.cycles += 1;
         let mut report = CycleReport { cycle: self.cycles, ..CycleReport::default() };
         let cycle =
             Cycle::new(Arc::clone(&self.engine), self.recorder.sender(), Arc::clone(&self.observer), ignore_cooldown);
+        self.monitor.begins(Arc::clone(&cycle.tally));
         cycle.run(&mut self.scan_no, &mut report);
+        let flushing = Instant::now();
         self.recorder.flush();
+        report.phases.record = flushing.elapsed();
         cycle.summarise(self.scan_no, &mut report);
-        self.engine.watch.db.rest();
-        report.requests = self.engine.store.requests.total() - requests;
+        let asked = self.engine.store.requests.snapshot().since(&asked);
+        report.requests = asked.total();
         report.elapsed = started.elapsed();
+        self.note(&report, &asked);
+        self.engine.watch.db.rest();
+        self.engine.watch.table.backlog.rest();
         self.said.tell(&report.errors);
         report
+    }
+
+    /// Tells the monitor and the state. That a cycle cannot be noted says nothing about what is stored.
+    fn note(&self, report: &CycleReport, asked: &RequestCounts) {
+        let watch = &self.engine.watch;
+        let now_s = watch.clock.now() / SECOND;
+        let mut ages = Ages::default();
+        watch.table.each(|slot| {
+            if slot.stored_s != 0 {
+                ages.add(now_s - i64::from(slot.stored_s));
+            }
+        });
+        let cycle = self.monitor.ended(report, ages);
+        if let Err(e) = watch.db.note_cycle(&cycle, &self.monitor.loop_note(), asked, day_of(now_s)) {
+            log::debug!("{}", chain(&e));
+        }
+    }
+
+    /// How it fares, for whoever asks, also while a cycle is under way.
+    #[must_use]
+    pub fn monitor(&self) -> Arc<Monitor> {
+        Arc::clone(&self.monitor)
     }
 
     /// Runs cycles until a stop is asked for, one interval from start to start; a cycle that takes longer is followed
@@ -232,6 +280,17 @@ impl Replicator {
         if n > 0 {
             let named: Vec<String> = named.iter().map(|p| shown(p).to_string()).collect();
             log::warn!("{n} changed databases are not stored yet, held back by their cooldown: {}", named.join(", "));
+        }
+    }
+}
+
+/// What the store confirmed is recorded, and what is in doubt noted; after a crash the next start doubts everything.
+impl Drop for Replicator {
+    fn drop(&mut self) {
+        self.recorder.flush();
+        if !std::thread::panicking() {
+            let ended = self.engine.watch.db.end_cleanly(self.engine.doubt.before_s());
+            ended.unwrap_or_else(|e| log::debug!("{}", chain(&e)));
         }
     }
 }

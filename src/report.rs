@@ -70,6 +70,17 @@ impl Failures {
     }
 }
 
+/// What a cycle goes by with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Looking for what changed.
+    pub scan: Duration,
+    /// Snapshots, compression and uploads, all at once.
+    pub work: Duration,
+    /// Waiting for the last record.
+    pub record: Duration,
+}
+
 /// What one cycle did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CycleReport {
@@ -93,12 +104,20 @@ pub struct CycleReport {
     pub reads: Reads,
     /// Failures by name and reason.
     pub failures: Failures,
+    /// Bytes of the databases read.
+    pub read_bytes: u64,
+    /// Uploads that failed.
+    pub uploads_failed: u64,
+    /// Confirmed by the store, but not recorded.
+    pub unrecorded: u64,
     /// Bytes of the objects stored.
     pub bytes: u64,
     /// Requests made to the store, retries included.
     pub requests: u64,
     /// Duration of the cycle.
     pub elapsed: Duration,
+    /// What it went by with.
+    pub phases: Phases,
     /// Per pattern, whether anything matched.
     pub matched: Vec<bool>,
     /// Patterns that nothing matched, where that is an error of the person who wrote them.
@@ -120,6 +139,21 @@ impl CycleReport {
         let alive = |reason: &Reason| reason.is_failure() && !reason.is_settled();
         let failing = self.failures.by_reason().keys().any(alive);
         self.changed + self.gone + self.untried > 0 || failing || !self.errors.is_empty()
+    }
+
+    /// Whether the store took what there was, and all of it is recorded. One database that fails is no reason to call the whole
+    /// cycle failed.
+    #[must_use]
+    pub fn succeeded(&self) -> bool {
+        self.store_down.is_none() && self.interrupted.is_none() && self.unrecorded == 0
+    }
+
+    /// What was wrong with it as a whole, on one line.
+    #[must_use]
+    pub fn whole_error(&self) -> Option<String> {
+        let down = self.store_down.as_ref().map(ToString::to_string);
+        let all: Vec<String> = down.into_iter().chain(self.errors.iter().cloned()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Databases that could not be protected.

@@ -491,7 +491,10 @@ impl Uploader {
 
     async fn part_done(&self, in_flight: &mut InFlight) -> Result<Slot, Stopped> {
         match tokio::time::timeout(self.time_max, in_flight.join_next()).await {
-            Ok(Some(Ok((Ok(()), slot)))) => Ok(slot),
+            Ok(Some(Ok((Ok(()), slot)))) => {
+                self.control.gets_on();
+                Ok(slot)
+            }
             Ok(Some(Ok((Err(e), _)))) => Err(classify(&e).into()),
             Ok(Some(Err(e))) => Err(Failure::new(Reason::StoreError, format!("a part's upload broke off: {e}")).into()),
             Ok(None) => unreachable!("only called while parts are in flight"),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::backlog::Wait;
 use crate::clock::{Clock, Nanos, SECOND};
 use crate::config::Config;
 use crate::control::Control;
@@ -55,6 +56,8 @@ pub struct Wave {
     pub candidates: Vec<Candidate>,
     /// There are more.
     pub more: bool,
+    /// How many, if nothing was to be taken up.
+    pub left: u64,
     /// Changed, but cooling down.
     pub held: u64,
     /// What cannot be protected, told without opening anything.
@@ -65,6 +68,20 @@ pub struct Wave {
     pub matched: Vec<bool>,
     /// What the walk met.
     pub report: ScanReport,
+}
+
+/// Told of a database that has a change and is not taken up: its id and path, and why.
+pub type Told<'a> = dyn Fn(u64, &Path, Wait) + Sync + 'a;
+
+/// Which scan of a cycle it is.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    /// Not the first: what was told before is not told again.
+    pub further: bool,
+    /// Databases to take up; with 0, the scan only tells what is left.
+    pub room: usize,
+    /// Told of what waits.
+    pub waits: &'a Told<'a>,
 }
 
 /// Everything that looking takes.
@@ -138,15 +155,14 @@ impl Watch {
         Fingerprint::of(stamps, place_of(prefix, seed), seed)
     }
 
-    /// Scans once and judges every file found. `scan_no` differs from that of the scan before; in a `further` scan of
-    /// the same cycle what was told before is not told again. Databases in `requested` are taken up whatever their stamps
+    /// Scans once and judges every file found. `scan_no` differs from that of the scan before. Databases in `requested` are taken up whatever their stamps
     /// and cooldown say, to be stored again even if their content is stored already.
     #[must_use]
-    pub fn scan(&self, scan_no: u16, further: bool, pace: Pace, requested: &HashSet<u64>) -> Wave {
+    pub fn scan(&self, scan_no: u16, pass: Pass<'_>, pace: Pace, requested: &HashSet<u64>) -> Wave {
         let scan = Judging {
             watch: self,
             scan_no,
-            further,
+            pass,
             pace,
             requested,
             started: self.clock.now(),
@@ -233,7 +249,7 @@ impl Sight<'_> {
 struct Judging<'a> {
     watch: &'a Watch,
     scan_no: u16,
-    further: bool,
+    pass: Pass<'a>,
     pace: Pace,
     requested: &'a HashSet<u64>,
     started: Nanos,
@@ -348,10 +364,14 @@ impl Judging<'_> {
             Verdict::Changed(why) | Verdict::Unknown(why) => Some(why),
             Verdict::Unchanged => None,
         };
+        if let Some(why) = why {
+            self.watch.table.backlog.add(slot.id, self.since_s(slot, why, sight.stamps));
+        }
         match action {
             Action::Skip => {}
             Action::Hold => {
                 self.wave.lock().held += 1;
+                (self.pass.waits)(slot.id, sight.path, Wait::Held);
                 self.watch.table.update(slot.id, |slot| slot.flags = slot.flags.with(Flags::COOLING, true));
             }
             Action::Snapshot => self.take_up(sight.candidate(why, false)),
@@ -359,10 +379,24 @@ impl Judging<'_> {
         }
     }
 
+    /// Since when the change that a scan sees waits, s since 1970: since the youngest of its stamps, but not from before its last
+    /// snapshot. Of what nobody ever protected, since it is seen.
+    fn since_s(&self, slot: &Slot, why: Why, stamps: &Stamps) -> u32 {
+        let seconds = |time: Nanos| u32::try_from(time / SECOND).unwrap_or(0);
+        let now_s = seconds(self.started);
+        let changed = stamps.times().max().map_or(now_s, seconds);
+        if why == Why::New || slot.stored_s == 0 { now_s } else { changed.max(slot.stored_s).min(now_s) }
+    }
+
     fn take_up(&self, candidate: Candidate) {
         let mut wave = self.wave.lock();
-        if wave.candidates.len() >= WAVE_MAX {
+        if wave.candidates.len() >= self.pass.room {
             wave.more = true;
+            if self.pass.room == 0 {
+                wave.left += 1;
+                drop(wave);
+                (self.pass.waits)(candidate.id, &candidate.path, Wait::Untried);
+            }
             return;
         }
         self.watch.table.update(candidate.id, |slot| slot.flags = slot.flags.with(Flags::TAKEN, true));
@@ -371,7 +405,7 @@ impl Judging<'_> {
 
     /// A file that matched and is known to be no database is named in each cycle, without being opened.
     fn still_no_database(&self, slot: &Slot, file: &Sight<'_>) {
-        if self.further || (file.by_magic && slot.stored_s == 0) {
+        if self.pass.further || (file.by_magic && slot.stored_s == 0) {
             return;
         }
         let has_room = self.wave.lock().failures.len() < crate::report::NAMED_MAX;
@@ -381,7 +415,7 @@ impl Judging<'_> {
     }
 
     fn fail(&self, path: &Path, failure: Failure) {
-        if !self.further {
+        if !self.pass.further {
             self.wave.lock().failures.push((path.to_path_buf(), failure));
         }
     }

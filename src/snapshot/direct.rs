@@ -10,11 +10,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::locks;
 use super::temp::TempCopy;
 use crate::clock::{Clock, Nanos};
+use crate::control::Control;
 use crate::detect::RACY_SLACK;
 use crate::error::{Failure, Reason};
 use crate::fs::peculiar_behind;
@@ -128,7 +128,7 @@ pub(super) struct How<'a> {
     pub(super) memory_max: u64,
     /// What memory and room were taken for, in bytes.
     pub(super) size_max: u64,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) control: &'a Control,
 }
 
 /// Reads the database at `main`, open as `file`, into memory or into `room`, if it is at rest. Closing `file` would drop
@@ -236,7 +236,7 @@ fn into_file(file: &File, size: u64, room: &TempCopy, how: &How<'_>, at: &impl F
 
 /// Reads the next chunk; returns where it ends.
 fn got(file: &File, chunk: &mut [u8], offset: u64, how: &How<'_>, at: &impl Fn(Moment)) -> Result<u64, NotRead> {
-    if how.stop.load(Ordering::Relaxed) {
+    if !how.control.goes_on() {
         return Err(NotRead::Failed(Failure::new(Reason::CopyFailed, "interrupted while it was copied")));
     }
     file.read_exact_at(chunk, offset)?;

@@ -23,7 +23,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::budget::{Budget, Permit};
@@ -194,7 +194,7 @@ impl Reader {
         let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
         let seen = Seen { stamps, stamped_at, stat, wal_mode: is_wal(&header) };
         let Got { copied, seen } = self.read(main, file, room, seen)?;
-        let content_hash = hash(&copied, &seen.stat, self.control.stop_flag())?;
+        let content_hash = hash(&copied, &seen.stat, &self.control)?;
         Ok(Snapshot {
             image: copied.image,
             page_size: copied.page_size,
@@ -272,7 +272,7 @@ impl Reader {
                 clock: self.clock.as_ref(),
                 memory_max: self.memory_max,
                 size_max: seen.stat.size,
-                stop: self.control.stop_flag(),
+                control: &self.control,
             };
             match direct::read(main, &file, room.as_ref(), &how, |_| {}) {
                 Ok(read) => {
@@ -321,7 +321,7 @@ impl Reader {
             busy_timeout: self.patience(),
             memory_max: self.memory_max,
             temp: &self.temp,
-            stop: self.control.stop_flag(),
+            control: &self.control,
             wal_mode,
         };
         let copied = sqlite::copy(main, room, &how);
@@ -436,12 +436,12 @@ fn is_wal(header: &Header) -> bool {
     header.read_version == 2
 }
 
-fn hash(copied: &sqlite::Copied, stat: &FileStat, stop: &AtomicBool) -> Result<ContentHash, Failure> {
+fn hash(copied: &sqlite::Copied, stat: &FileStat, control: &Control) -> Result<ContentHash, Failure> {
     let mut hasher = ContentHasher::new(copied.page_size, copied.page_count);
     match &copied.image {
         Image::Memory(bytes) => hasher.update(bytes),
         Image::File(copy) => {
-            let read = hash_file(copy.path(), &mut hasher, stop);
+            let read = hash_file(copy.path(), &mut hasher, control);
             read.map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {e}")))?;
         }
     }
@@ -450,12 +450,12 @@ fn hash(copied: &sqlite::Copied, stat: &FileStat, stop: &AtomicBool) -> Result<C
         .map_err(|e| Failure::new(Reason::CopyFailed, format!("its copy is not whole: {e}")))
 }
 
-fn hash_file(path: &Path, hasher: &mut ContentHasher, stop: &AtomicBool) -> io::Result<()> {
+fn hash_file(path: &Path, hasher: &mut ContentHasher, control: &Control) -> io::Result<()> {
     let mut file = File::open(path)?;
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file.read(&mut chunk)? {
-            _ if stop.load(Ordering::Relaxed) => return Err(io::Error::other("interrupted")),
+            _ if !control.goes_on() => return Err(io::Error::other("interrupted")),
             0 => return Ok(()),
             n => hasher.update(&chunk[..n]),
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rusqlite::backup::{Backup, StepResult};
@@ -10,6 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::temp::{TempCopy, TempSpace};
+use crate::control::Control;
 use crate::error::{Failure, Reason};
 
 /// A consistent image of one database.
@@ -40,7 +41,7 @@ pub(super) struct How<'a> {
     pub(super) busy_timeout: Duration,
     pub(super) memory_max: u64,
     pub(super) temp: &'a Arc<TempSpace>,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) control: &'a Control,
     /// Whether the header says WAL: tells what SQLite's "cannot open" is about.
     pub(super) wal_mode: bool,
 }
@@ -142,7 +143,7 @@ fn finish(backup: &Backup<'_, '_>, pages: i32, main: &Path, how: &How<'_>) -> Re
     loop {
         match backup.step(pages).map_err(|e| failure(main, how.wal_mode, &e))? {
             StepResult::Done => return Ok(()),
-            StepResult::More if pages > 0 && !how.stop.load(Ordering::Relaxed) => {}
+            StepResult::More if pages > 0 && how.control.goes_on() => {}
             StepResult::More if pages > 0 => {
                 return Err(Failure::new(Reason::CopyFailed, "interrupted while it was copied"));
             }
@@ -236,8 +237,11 @@ mod tests {
     fn finished(source: &Connection, target: &mut Connection, pages: i32, stop: bool) -> Result<(), Reason> {
         let dir = tempfile::tempdir().unwrap();
         let temp = TempSpace::recover(dir.path()).unwrap();
-        let stop = AtomicBool::new(stop);
-        let how = How { busy_timeout: Duration::ZERO, memory_max: 0, temp: &temp, stop: &stop, wal_mode: false };
+        let control = Control::default();
+        if stop {
+            control.stop(15);
+        }
+        let how = How { busy_timeout: Duration::ZERO, memory_max: 0, temp: &temp, control: &control, wal_mode: false };
         let backup = Backup::new(source, target).unwrap();
         finish(&backup, pages, Path::new("source"), &how).map_err(|f| f.reason)
     }

@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::notes;
+use super::{cycles, notes};
+use crate::backlog::Wait;
 use crate::clock::Nanos;
 use crate::content::ContentHash;
 use crate::error::{Error, Result};
@@ -172,6 +173,19 @@ pub enum Change {
         error: String,
         /// When.
         at_s: i64,
+        /// Since when a change of it waits, s since 1970; `None` if there is nothing to lose.
+        since_s: Option<u32>,
+    },
+    /// It has a change that is not stored, and nothing was tried.
+    Waiting {
+        /// Hash of the path.
+        id: u64,
+        /// Absolute path of the main file.
+        path: PathBuf,
+        /// Since when, s since 1970.
+        since_s: u32,
+        /// Why.
+        wait: Wait,
     },
     /// Nothing was ever stored of it, and nothing more is to be remembered.
     Forgotten {
@@ -205,6 +219,7 @@ pub struct StateDb {
     readers: Mutex<Vec<Connection>>,
     seed: u64,
     writes: bool,
+    was_left_open: bool,
 }
 
 impl std::fmt::Debug for StateDb {
@@ -259,7 +274,14 @@ impl StateDb {
 
     fn nothing_known() -> rusqlite::Result<Self> {
         let writer = Mutex::new(empty()?);
-        Ok(Self { path: PathBuf::from(":memory:"), writer, readers: Mutex::default(), seed: 0, writes: false })
+        Ok(Self {
+            path: PathBuf::from(":memory:"),
+            writer,
+            readers: Mutex::default(),
+            seed: 0,
+            writes: false,
+            was_left_open: false,
+        })
     }
 
     fn try_open_for_reading(path: &Path, identity: &Identity) -> rusqlite::Result<Self> {
@@ -270,7 +292,7 @@ impl StateDb {
         check_pages(&conn)?;
         check_schema(&conn)?;
         let (path, readers) = (path.to_path_buf(), Mutex::default());
-        let mut db = Self { path, writer: Mutex::new(conn), readers, seed: 0, writes: false };
+        let mut db = Self { path, writer: Mutex::new(conn), readers, seed: 0, writes: false, was_left_open: false };
         if !db.is_of(identity)? {
             return Self::nothing_known();
         }
@@ -311,6 +333,7 @@ impl StateDb {
             let made = conn.transaction()?;
             made.execute_batch(SCHEMA)?;
             made.execute_batch(notes::SCHEMA)?;
+            made.execute_batch(cycles::SCHEMA)?;
             made.pragma_update(None, "application_id", APPLICATION_ID)?;
             made.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             made.execute("INSERT INTO meta VALUES('seed', random())", [])?;
@@ -328,12 +351,14 @@ impl StateDb {
         }
         let seed: i64 = conn.query_row("SELECT value FROM meta WHERE name = 'seed'", [], |r| r.get(0))?;
         let reset = adopt(&mut conn, identity)?;
+        let was_left_open = cycles::begin(&conn)?;
         let db = Self {
             path: path.to_path_buf(),
             writer: Mutex::new(conn),
             readers: Mutex::new(Vec::new()),
             seed: seed.cast_unsigned(),
             writes: true,
+            was_left_open,
         };
         Ok((db, reset))
     }
@@ -342,6 +367,12 @@ impl StateDb {
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Whether the process that worked on it last ended in the middle of it: the store may hold more than is recorded here.
+    #[must_use]
+    pub fn was_left_open(&self) -> bool {
+        self.was_left_open
     }
 
     /// Remembers the patterns in use; tells whether they are the same as before.
@@ -498,7 +529,7 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 }
 
 /// Paths are text wherever they can be, so that a shell shows them.
-fn path_value(path: &Path) -> Value {
+pub(super) fn path_value(path: &Path) -> Value {
     let bytes = OsString::from(path).into_vec();
     String::from_utf8(bytes).map_or_else(|e| Value::Blob(e.into_bytes()), Value::Text)
 }
@@ -519,10 +550,15 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
                 stored_s
             ])?;
             end_request(tx, *id)?;
+            cycles::end_wait(tx, *id)?;
             set_stamps(tx, *id, stamps, *stamped_at)
         }
-        Change::Same { id, stamps, stamped_at, .. } => set_stamps(tx, *id, stamps, *stamped_at),
-        Change::Failed { id, path, prefix, stamps, error, at_s } => {
+        Change::Same { id, stamps, stamped_at, .. } => {
+            cycles::end_wait(tx, *id)?;
+            set_stamps(tx, *id, stamps, *stamped_at)
+        }
+        Change::Waiting { id, path, since_s, wait } => cycles::wait(tx, *id, path, *since_s, *wait),
+        Change::Failed { id, path, prefix, stamps, error, at_s, since_s } => {
             if let Some((stamps, stamped_at)) = stamps {
                 insert_bare(tx, *id, path, prefix.as_deref())?;
                 set_stamps(tx, *id, stamps, *stamped_at)?;
@@ -532,15 +568,20 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
                  ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4, gone_s=NULL",
             )?
             .execute(params![id.cast_signed(), path_value(path), at_s, error])?;
-            Ok(())
+            match since_s {
+                Some(since_s) => cycles::wait(tx, *id, path, *since_s, Wait::Failed),
+                None => cycles::end_wait(tx, *id),
+            }
         }
         Change::Forgotten { id } => {
             tx.prepare_cached("DELETE FROM databases WHERE id=?1 AND key_ms IS NULL")?.execute([id.cast_signed()])?;
+            cycles::end_wait(tx, *id)?;
             end_request(tx, *id)
         }
         Change::Gone { id, at_s, tombstone_ms } => {
             tx.prepare_cached("UPDATE databases SET gone_s=?2, tombstone_ms=coalesce(?3,tombstone_ms) WHERE id=?1")?
                 .execute(params![id.cast_signed(), at_s, tombstone_ms])?;
+            cycles::end_wait(tx, *id)?;
             end_request(tx, *id)
         }
     }
@@ -587,6 +628,7 @@ fn empty() -> rusqlite::Result<Connection> {
     let conn = Connection::open_in_memory()?;
     conn.execute_batch(SCHEMA)?;
     conn.execute_batch(notes::SCHEMA)?;
+    conn.execute_batch(cycles::SCHEMA)?;
     conn.execute("INSERT INTO meta VALUES('seed', 0)", [])?;
     Ok(conn)
 }
@@ -631,7 +673,10 @@ fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<
         tx.execute("INSERT OR REPLACE INTO meta VALUES(?1, ?2)", params![name, value])?;
     }
     if !differing.is_empty() {
-        tx.execute_batch("DELETE FROM databases; DELETE FROM requests; DELETE FROM days;")?;
+        tx.execute_batch(
+            "DELETE FROM databases; DELETE FROM requests; DELETE FROM days; DELETE FROM backlog;
+             DELETE FROM cycles; DELETE FROM spent;",
+        )?;
         tx.execute("DELETE FROM meta WHERE name = ?1", [notes::ACCEPT_GONE])?;
     }
     tx.commit()?;
@@ -651,7 +696,8 @@ fn check_pages(conn: &Connection) -> rusqlite::Result<()> {
 /// The schema is text on a page like any other: that it still is what we read and write shows only in use.
 fn check_schema(conn: &Connection) -> rusqlite::Result<()> {
     conn.prepare(&format!("SELECT {COLUMNS}, failed_s FROM databases"))?;
-    notes::check(conn)
+    notes::check(conn)?;
+    cycles::check(conn)
 }
 
 /// Brings a state of a litesnap that wrote no tombstones up to date.
@@ -663,6 +709,7 @@ fn add_missing(conn: &mut Connection) -> rusqlite::Result<()> {
         tx.execute_batch("ALTER TABLE databases ADD COLUMN tombstone_ms INTEGER")?;
     }
     tx.execute_batch(notes::SCHEMA)?;
+    tx.execute_batch(cycles::SCHEMA)?;
     tx.commit()
 }
 

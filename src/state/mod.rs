@@ -4,12 +4,14 @@
 //! database that counts as changed, never one that counts as stored and is not.
 
 mod beside;
+mod cycles;
 mod db;
 mod lock;
 mod notes;
 mod slot;
 
 pub use beside::{Believed, Beside, GoneFromHost};
+pub use cycles::{CycleNote, LOOP_NOTE, LoopNote};
 pub(crate) use db::open_read_only;
 pub use db::{Change, Identity, Opened, Row, StateDb};
 pub use lock::StateLock;

@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 
+use crate::backlog::Backlog;
 use crate::detect::{Fingerprint, LastSeen};
 
 /// Bits of [`Slot::flags`].
@@ -94,6 +95,8 @@ const SHARDS: usize = 1024;
 /// The slots of all databases, sorted by id within shards: exactly 32 bytes each, plus an eighth of slack while growing.
 pub struct Table {
     shards: Box<[Mutex<Vec<Slot>>]>,
+    /// Those whose newest change is not stored.
+    pub backlog: Backlog,
 }
 
 impl std::fmt::Debug for Table {
@@ -104,7 +107,7 @@ impl std::fmt::Debug for Table {
 
 impl Default for Table {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::new(Vec::new())).collect() }
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(Vec::new())).collect(), backlog: Backlog::default() }
     }
 }
 
@@ -160,6 +163,7 @@ impl Table {
 
     /// Forgets `id`.
     pub fn remove(&self, id: u64) {
+        self.backlog.remove(id);
         let mut shard = self.shard(id).lock();
         if let Ok(at) = shard.binary_search_by_key(&id, |s| s.id) {
             shard.remove(at);
@@ -185,10 +189,11 @@ impl Table {
         self.len() == 0
     }
 
-    /// Bytes held by the slots, slack included.
+    /// Bytes held by the slots and the backlog, slack included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().capacity() * size_of::<Slot>()).sum()
+        let slots: usize = self.shards.iter().map(|s| s.lock().capacity() * size_of::<Slot>()).sum();
+        slots + self.backlog.bytes()
     }
 }
 

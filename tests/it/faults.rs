@@ -792,3 +792,20 @@ fn ends_with(place: Place, fault: &Fault, plan: impl Fn(&S3Server), code: u8, re
     assert!(twice == 0 || (lost && twice <= 16), "{twice} stored twice: {what}");
     rig.place
 }
+
+/// The store may have what it did not confirm: equal to what was recorded before is then no reason to store nothing.
+#[test]
+fn a_file_that_goes_back_after_an_upload_whose_answer_was_lost_is_stored_again() {
+    let place = Place::new();
+    let path = place.make("0.db", "delete", 1);
+    let rig = Rig::folder(place);
+    let first = std::fs::read(&path).unwrap();
+    assert_eq!(rig.cycle().stored, 1);
+    rusqlite::Connection::open(&path).unwrap().execute_batch("INSERT INTO t VALUES(2)").unwrap();
+    rig.flaky.plan(|op, _| if op == Op::Put { Fate::Lose } else { Fate::Serve });
+    assert_eq!(rig.cycle().failed(), 1);
+    rig.flaky.heal();
+    std::fs::write(&path, first).unwrap();
+    assert_eq!(rig.cycle().stored, 1);
+    assert_eq!(rig.place.newest_rows("0.db"), [1]);
+}

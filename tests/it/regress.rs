@@ -123,3 +123,36 @@ fn what_is_no_database_is_looked_into_once_under_any_template() {
     run();
     assert_eq!(run().count("changed"), 0);
 }
+
+/// What was stored and, for a crash, not recorded stayed the newest for ever when the file went back to the content before it.
+#[test]
+fn a_file_that_goes_back_to_what_was_stored_before_the_crash_is_stored_again() {
+    let place = Place::new();
+    let path = place.make("a.db", "delete", 1);
+    let first = fs::read(&path).unwrap();
+    let mut library = Library::watching(&place, "data", Pace::default());
+    assert_eq!(library.cycle().stored, 1);
+    let before = place.path().join("before");
+    copy_all(&place.state(), &before);
+    Connection::open(&path).unwrap().execute_batch("INSERT INTO t VALUES(2)").unwrap();
+    assert_eq!(library.cycle().stored, 1);
+    drop(library);
+    // What a crash leaves between the store's answer and the record of it.
+    fs::remove_dir_all(place.state()).unwrap();
+    copy_all(&before, &place.state());
+    fs::write(&path, first).unwrap();
+    let mut library = Library::an_hour_later(&place);
+    assert_eq!(library.cycle().stored, 1);
+    assert_eq!(place.newest_rows("a.db"), [1]);
+    // Once is enough: what is recorded since then is beyond doubt, also after another start.
+    fs::write(&path, fs::read(&path).unwrap()).unwrap();
+    assert_eq!(library.cycle().stored, 0);
+    drop(library);
+    fs::write(&path, fs::read(&path).unwrap()).unwrap();
+    assert_eq!(Library::an_hour_later(&place).cycle().stored, 0);
+}
+
+fn copy_all(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(done.success());
+}

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use super::super::temp::TempSpace;
 use super::*;
 use crate::clock::{FixedClock, SECOND, SystemClock};
+use crate::control::Control;
 
 /// Does as told, one line each, to the database in `sys.argv[1]`. `lock` and `unlock` are those of an exclusive writer.
 /// `dirty` makes the file's last page a dirty one of the page cache, which moves its mtime; `land N` then fills it with bytes
@@ -109,8 +110,8 @@ impl Place {
     }
 
     fn read(&self, at: impl Fn(Moment)) -> Result<Read, NotRead> {
-        let (main, stop) = (self.main(), AtomicBool::new(false));
-        let how = How { clock: &self.clock, memory_max: self.memory_max, size_max: u64::MAX, stop: &stop };
+        let (main, control) = (self.main(), Control::default());
+        let how = How { clock: &self.clock, memory_max: self.memory_max, size_max: u64::MAX, control: &control };
         read(&main, &File::open(&main).unwrap(), None, &how, at)
     }
 
@@ -256,19 +257,21 @@ fn a_large_one_goes_to_its_copy_and_is_the_same() {
     let place = Place { memory_max: 1 << 20, ..Place::new(THREE_MIB) };
     let temp = tempfile::tempdir().unwrap();
     let space = TempSpace::recover(temp.path()).unwrap();
-    let go_on = AtomicBool::new(false);
+    let go_on = std::sync::atomic::AtomicBool::new(false);
     let room = space.reserve(4 << 20, &go_on).unwrap();
     let (main, bytes) = (place.main(), std::fs::read(place.main()).unwrap());
     let file = File::open(&main).unwrap();
-    let how = |stop| How { clock: &place.clock, memory_max: place.memory_max, size_max: u64::MAX, stop };
-    let large = read(&main, &file, Some(&room), &how(&go_on), |_| {}).unwrap();
+    let (going, stopped) = (Control::default(), Control::default());
+    stopped.stop(15);
+    let how = |control| How { clock: &place.clock, memory_max: place.memory_max, size_max: u64::MAX, control };
+    let large = read(&main, &file, Some(&room), &how(&going), |_| {}).unwrap();
     assert_eq!((large.bytes, std::fs::read(room.path()).unwrap()), (None, bytes.clone()));
     assert_eq!(large.header.size_bytes(), bytes.len() as u64);
     assert!(
-        matches!(read(&main, &file, None, &how(&go_on), |_| {}), Err(NotRead::Doubt(Doubt::Moved))),
+        matches!(read(&main, &file, None, &how(&going), |_| {}), Err(NotRead::Doubt(Doubt::Moved))),
         "no room for it"
     );
-    let stopped = read(&main, &file, Some(&room), &how(&AtomicBool::new(true)), |_| {});
+    let stopped = read(&main, &file, Some(&room), &how(&stopped), |_| {});
     assert!(matches!(stopped, Err(NotRead::Failed(_))), "a stop is obeyed");
     let small = Place { memory_max: 8 << 20, ..place }.read(|_| {}).unwrap();
     assert_eq!(small.bytes, Some(bytes));
@@ -277,7 +280,7 @@ fn a_large_one_goes_to_its_copy_and_is_the_same() {
 /// What SQLite's own reader would make of it: the same content hash, whatever the format.
 #[test]
 fn both_ways_of_reading_agree() {
-    let (temp, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
+    let (temp, control) = (tempfile::tempdir().unwrap(), Control::default());
     let space: Arc<TempSpace> = TempSpace::recover(temp.path()).unwrap();
     for page_size in [512, 1024, 4096, 65536] {
         for mode in ["delete", "wal"] {
@@ -294,7 +297,7 @@ fn both_ways_of_reading_agree() {
                     busy_timeout: std::time::Duration::ZERO,
                     memory_max: 8 << 20,
                     temp: &space,
-                    stop: &stop,
+                    control: &control,
                     wal_mode: mode == "wal",
                 };
                 let through = super::super::sqlite::copy(&place.main(), None, &how).unwrap();
