@@ -34,6 +34,7 @@
 pub mod config;
 pub mod plan;
 pub mod replicate;
+pub mod settings;
 
 pub mod pattern;
 pub mod scan;

@@ -1,6 +1,8 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod config;
 mod explain;
+pub(crate) mod file;
 mod forget_gone;
 mod keep;
 mod list;
@@ -10,11 +12,13 @@ mod restore;
 mod telling;
 mod verify;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use config::{Ask, Config};
 pub(crate) use explain::Explain;
 pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
@@ -26,7 +30,8 @@ pub(crate) use telling::TellingArgs;
 pub(crate) use verify::Verify;
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
-LITESNAP_ONCE=true. The option wins.
+LITESNAP_ONCE=true; or in the file of --config: `interval: 5m`. The option wins over its variable, the variable over the \
+file, the file over what is built in.
 
 Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
 configuration; 3 the store could not be reached or refused us; 130/143 interrupted before the work was complete.";
@@ -38,6 +43,10 @@ All options: litesnap replicate --help";
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = START, arg_required_else_help = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    /// Read options from this file; '' for none [default: /etc/litesnap.yml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "LITESNAP_CONFIG")]
+    pub(crate) config: Option<OsString>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -62,6 +71,8 @@ pub(crate) enum Command {
     Purge(Box<Purge>),
     /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
     ForgetGone(Box<ForgetGone>),
+    /// Check or print the configuration
+    Config(Box<Config>),
 }
 
 /// Where snapshots are stored, and how it is reached.

@@ -12,7 +12,7 @@ use litesnap::detect::Pace;
 use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
 use litesnap::layout::Template;
-use litesnap::pattern::Excludes;
+use litesnap::pattern::{Excludes, Pattern};
 use litesnap::plan::{Planned, dry_run};
 use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
@@ -26,6 +26,7 @@ use crate::signals;
 
 pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
     let env = environment();
+    super::file::warn();
     let config = config(&args, &env)?;
     if args.dry_run {
         return plan(config, &env, &args);
@@ -37,7 +38,7 @@ pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
     if args.once { once(&mut replicator, &config, &env, &args) } else { forever(&mut replicator, &config, &env) }
 }
 
-fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> {
+pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> {
     let cwd = std::env::current_dir().context("cannot tell the current folder")?;
     let var = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
     let state_dir = match &args.state_dir {
@@ -47,8 +48,14 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
     let seconds = |time: Option<std::time::Duration>| {
         time.map_or(0, |t| u32::try_from(t.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
     };
+    let constants = super::file::constants();
+    let with_constants = |(at, pattern): (usize, Pattern)| match constants.get(at) {
+        Some(constants) => pattern.with_constants(constants),
+        None => Ok(pattern),
+    };
+    let patterns = parse_patterns(&args.patterns, &cwd)?.into_iter().enumerate().map(with_constants);
     let config = Config {
-        patterns: parse_patterns(&args.patterns, &cwd)?,
+        patterns: patterns.collect::<Result<_, Error>>()?,
         excludes: Excludes::parse(&args.exclude, &cwd)?,
         store: StoreOptions {
             storage_class: args.put.storage_class.clone(),
@@ -70,6 +77,10 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         telling: args.telling.telling(),
     };
     config.check()?;
+    // Not left to clap, for which a time that the file gives is none.
+    if args.verify_every.is_none() && super::file::is_typed("sample") {
+        return Err(Error::Usage("--sample says nothing by itself: give --verify-every, such as 1d, too".into()).into());
+    }
     Ok(config)
 }
 

@@ -104,7 +104,8 @@ fn without_arguments_it_shows_how_to_start_and_exits_2() {
     assert_eq!(version.out, format!("litesnap {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-const FLAGS: [&str; 41] = [
+const FLAGS: [&str; 42] = [
+    "--config",
     "--store",
     "--endpoint",
     "--region",
