@@ -31,6 +31,9 @@ fn main() -> ExitCode {
         cli::Command::ForgetGone(args) => run::forget_gone(&args),
         cli::Command::List(args) => run::list(&args),
         cli::Command::Show(args) => run::show(&args),
+        cli::Command::Demo(args) => run::demo(&args),
+        cli::Command::Completions(args) => run::completions(&args),
+        cli::Command::Man(args) => run::man(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

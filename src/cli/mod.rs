@@ -1,5 +1,7 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod completions;
+mod demo;
 mod forget_gone;
 mod keep;
 mod list;
@@ -13,6 +15,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use completions::{Completions, Man, Shell};
+pub(crate) use demo::Demo;
 pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
 pub(crate) use list::{List, Show};
@@ -27,7 +31,8 @@ LITESNAP_ONCE=true. The option wins.
 Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
 configuration; 3 the store could not be reached or refused us; 130/143 interrupted before the work was complete.";
 
-const START: &str = "Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
+const START: &str = "See it work: litesnap demo
+Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
 All options: litesnap replicate --help";
 
 /// Backs up every SQLite database on a host to S3-compatible storage or a folder
@@ -56,6 +61,12 @@ pub(crate) enum Command {
     Purge(Box<Purge>),
     /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
     ForgetGone(Box<ForgetGone>),
+    /// See it work: a small fleet is backed up to a folder, lost and brought back
+    Demo(Demo),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Write manual pages
+    Man(Man),
 }
 
 /// Where snapshots are stored, and how it is reached.

@@ -1,5 +1,7 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod completions;
+mod demo;
 mod forget_gone;
 mod list;
 mod prune;
@@ -16,6 +18,8 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use completions::{completions, man};
+pub(crate) use demo::demo;
 pub(crate) use forget_gone::forget_gone;
 pub(crate) use list::list;
 pub(crate) use prune::{prune, purge};
