@@ -39,6 +39,11 @@ pub(crate) fn man(args: &Man) -> anyhow::Result<u8> {
 
 /// The page of `command`, and those of the commands below it.
 fn write_pages(command: &Command, folder: &Path, written: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let mut command = command.clone();
+    if let Some(after) = command.get_after_help().map(|after| after.to_string().replace('\n', "\n\n")) {
+        // A page runs lines together that are not paragraphs.
+        command = command.after_help(after);
+    }
     let page = clap_mangen::Man::new(command.clone());
     let mut text = Vec::new();
     page.render(&mut text).context("cannot make a page")?;

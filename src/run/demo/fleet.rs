@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(content(&path).unwrap(), before);
         for sql in [
             "UPDATE records SET cents = cents + 1 WHERE id = 20",
-            "UPDATE records SET cents = CAST(cents AS TEXT) WHERE id = 3",
+            "UPDATE records SET who = CAST(who AS BLOB) WHERE id = 3",
             "UPDATE records SET who = who || 'x', what = substr(what, 2) WHERE id = 1",
             "UPDATE records SET id = 21 WHERE id = 20",
             "DELETE FROM records WHERE id = 7",

@@ -109,7 +109,7 @@ impl<'a> Steps<'a> {
         let mut replicator = Replicator::open(self.place.config()?, &Vec::new(), clock, control, Arc::new(Silent))?;
         let report = replicator.run_cycle(false);
         drop(replicator);
-        ensure!(report.exit_code() == 0, "the pass did not do everything: {}", report.text().trim_end());
+        ensure!(report.exit_code() == 0, "the pass did not do everything: {}", report.line());
         let n = self.members.len() as u64;
         ensure!(report.databases == n, "the pass found {} databases instead of {n}", report.databases);
         ensure!(fleet::files(&self.place.data())? == before, "the pass changed files of the databases");
