@@ -1,5 +1,6 @@
 //! What was asked for, validated: the only home of defaults and limits.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub const REQUEST_TIMEOUT_DEFAULT: &str = "60s";
 const DURATION_MAX: Duration = Duration::from_secs(36_500 * 86_400);
 /// Each run lists the store: more often than this, it would do nothing else.
 const VERIFY_EVERY_MIN: Duration = Duration::from_secs(60);
+/// Each heartbeat is an object that is kept: more often would fill the bucket.
+const HEARTBEAT_OBJECT_MIN: Duration = Duration::from_secs(60);
 /// One in so many of the known databases may be gone in one cycle without anybody asking.
 pub const GONE_SHARE_DIVISOR: u64 = 10;
 /// And this many may be, whatever their share.
@@ -63,6 +66,54 @@ pub struct Config {
     pub max_gone: Option<u64>,
     /// What is done beside the loop.
     pub upkeep: Schedule,
+    /// Whom the loop tells how it fares.
+    pub telling: Telling,
+}
+
+/// Whom the loop tells how it fares, and what is too late.
+#[derive(Clone, Default)]
+pub struct Telling {
+    /// Answers HTTP here.
+    pub listen: Option<SocketAddr>,
+    /// `listen` may be an address that other hosts reach.
+    pub allow_public: bool,
+    /// A change that is not stored for longer than this makes the loop unhealthy.
+    pub max_unprotected: Option<Duration>,
+    /// Is asked for (GET) after each cycle in which everything is fresh.
+    pub heartbeat_url: Option<url::Url>,
+    /// A heartbeat object is stored this often.
+    pub heartbeat_object: Option<Duration>,
+}
+
+/// Not derived: heartbeat services put their secret into the path.
+impl std::fmt::Debug for Telling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Telling")
+            .field("listen", &self.listen)
+            .field("allow_public", &self.allow_public)
+            .field("max_unprotected", &self.max_unprotected)
+            .field("heartbeat_url", &self.heartbeat_url.as_ref().map(|_| "***"))
+            .field("heartbeat_object", &self.heartbeat_object)
+            .finish()
+    }
+}
+
+impl Telling {
+    fn check(&self) -> Result<()> {
+        if let Some(listen) = self.listen.filter(|listen| !listen.ip().is_loopback() && !self.allow_public) {
+            let port = listen.port();
+            return Err(Error::Usage(format!(
+                "--listen {listen} can be reached by other hosts, and anybody there would be answered: give 127.0.0.1:{port}, or --allow-public if that is meant"
+            )));
+        }
+        if self.heartbeat_object.is_some_and(|every| every < HEARTBEAT_OBJECT_MIN) {
+            return Err(Error::Usage("--heartbeat-object is too short: give a minute or more, such as 1h".into()));
+        }
+        if self.max_unprotected.is_some_and(|age| age.is_zero()) {
+            return Err(Error::Usage("--max-unprotected of 0 could never be kept: give a time such as 5m".into()));
+        }
+        Ok(())
+    }
 }
 
 /// What is to be done beside the loop.
@@ -107,6 +158,7 @@ impl Config {
             always_sqlite: false,
             max_gone: None,
             upkeep: Schedule::default(),
+            telling: Telling::default(),
         }
     }
 
@@ -135,6 +187,7 @@ impl Config {
         if self.upkeep.verify.is_some_and(|(every, _)| every < VERIFY_EVERY_MIN) {
             return Err(Error::Usage("--verify-every is too short: give a minute or more, such as 1d".into()));
         }
+        self.telling.check()?;
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();
             known.extend(["path", "hostname"]);
@@ -202,6 +255,31 @@ pub fn parse_duration(text: &str) -> std::result::Result<Duration, String> {
         return Err(format!("'{}' is too long: give at most 36500d, such as 30d", typed(text)));
     }
     Ok(duration)
+}
+
+/// An address to listen on: `127.0.0.1:9090`, `[::1]:9090`. A port alone (`9090`, `:9090`) means this host only.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_listen(text: &str) -> std::result::Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>();
+    let local = text.strip_prefix("localhost:").and_then(|port| port.parse::<u16>().ok());
+    let address = match (port.ok().or(local), text.parse::<SocketAddr>()) {
+        (Some(port), _) => Some(SocketAddr::from(([127, 0, 0, 1], port))),
+        (None, parsed) => parsed.ok(),
+    };
+    address.ok_or_else(|| {
+        format!("'{}' is no address: give an IP address and a port, such as 127.0.0.1:9090", typed(text))
+    })
+}
+
+/// A URL to ask for. What is typed is not repeated: it may hold a secret.
+///
+/// # Errors
+/// What would be right.
+pub fn parse_heartbeat_url(text: &str) -> std::result::Result<url::Url, String> {
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.ok_or_else(|| "this is no URL to ask for: give one such as https://status.example.org/ping/my-host".into())
 }
 
 /// A time to go back to: `2026-11-21T06:00:00Z`, the form that keys have, or how long before `now_ms`: `2h`.

@@ -8,6 +8,7 @@ mod list;
 mod prune;
 mod replicate;
 mod restore;
+mod telling;
 mod verify;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub(crate) use list::{List, Show};
 pub(crate) use prune::{Prune, Purge};
 pub(crate) use replicate::Replicate;
 pub(crate) use restore::{CheckArg, Restore};
+pub(crate) use telling::TellingArgs;
 pub(crate) use verify::Verify;
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \

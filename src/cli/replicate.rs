@@ -9,7 +9,7 @@ use litesnap::config::{INTERVAL_DEFAULT, MEMORY_LIMIT_DEFAULT, parse_duration, p
 
 use litesnap::verify::Share;
 
-use super::{AFTER, KeepArgs, StoreArgs, parse_switch};
+use super::{AFTER, KeepArgs, StoreArgs, TellingArgs, parse_switch};
 
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
@@ -85,6 +85,9 @@ pub(crate) struct Replicate {
     /// With --verify-every: this share
     #[arg(long, value_name = "SHARE", default_value = "1%", requires = "verify_every", env = "LITESNAP_SAMPLE")]
     pub(crate) sample: Share,
+
+    #[command(flatten)]
+    pub(crate) telling: TellingArgs,
 
     /// Tell what would be stored and under which keys; open nothing, send nothing, write nothing
     #[arg(long, value_parser = parse_switch, env = "LITESNAP_DRY_RUN")]

@@ -67,6 +67,7 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         always_sqlite: args.always_sqlite,
         max_gone: args.max_gone,
         upkeep: Schedule { keep: args.keep.rules(), verify: args.verify_every.map(|every| (every, args.sample)) },
+        telling: args.telling.telling(),
     };
     config.check()?;
     Ok(config)

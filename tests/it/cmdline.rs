@@ -65,6 +65,11 @@ fn bad_input_gets_one_line_with_the_offending_part_and_an_example() {
         (with(&["--exclude", "[x"]), &["[x"]),
         (with(&["--host", "a/b"]), &["'a/b'", "--host web-1"]),
         (with(&["--host", ""]), &["--host web-1"]),
+        (with(&["--listen", "somewhere"]), &["--listen", "'somewhere'", "127.0.0.1:9090"]),
+        (with(&["--listen", "0.0.0.0:9090"]), &["0.0.0.0:9090", "127.0.0.1:9090", "--allow-public"]),
+        (with(&["--heartbeat-url", "file:///etc"]), &["--heartbeat-url", "https://status.example.org"]),
+        (with(&["--heartbeat-object", "1s"]), &["--heartbeat-object", "1h"]),
+        (with(&["--max-unprotected", "0s"]), &["--max-unprotected", "5m"]),
         (with(&["--intervall", "3s"]), &["--intervall", "tip: ", "'--interval'"]),
         (with(&["--endpoint", "http://x"]), &["--endpoint", "/backups"]),
     ];
@@ -99,7 +104,7 @@ fn without_arguments_it_shows_how_to_start_and_exits_2() {
     assert_eq!(version.out, format!("litesnap {}\n", env!("CARGO_PKG_VERSION")));
 }
 
-const FLAGS: [&str; 36] = [
+const FLAGS: [&str; 41] = [
     "--store",
     "--endpoint",
     "--region",
@@ -132,6 +137,11 @@ const FLAGS: [&str; 36] = [
     "--keep-yearly",
     "--verify-every",
     "--sample",
+    "--listen",
+    "--allow-public",
+    "--max-unprotected",
+    "--heartbeat-url",
+    "--heartbeat-object",
     "--dry-run",
     "--allow-empty",
     "--json",
@@ -168,6 +178,10 @@ fn every_flag_has_its_variable_and_the_flag_wins() {
         ("KEEP_LAST", "all", "--keep-last", "3"),
         ("KEEP_WITHIN", "soon", "--keep-within", "3d"),
         ("VERIFY_EVERY", "soon", "--verify-every", "1d"),
+        ("LISTEN", "here", "--listen", "127.0.0.1:0"),
+        ("MAX_UNPROTECTED", "soon", "--max-unprotected", "5m"),
+        ("HEARTBEAT_URL", "ping", "--heartbeat-url", "http://127.0.0.1:1/x"),
+        ("HEARTBEAT_OBJECT", "soon", "--heartbeat-object", "1h"),
         ("KEY_TEMPLATE", "{{x", "--key-template", "{{path}}"),
         ("HOST", "a/b", "--host", "web-1"),
         ("EXCLUDE", "[x", "--exclude", "x"),
