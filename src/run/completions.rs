@@ -20,9 +20,17 @@ pub(crate) fn completions(args: &Completions) -> anyhow::Result<u8> {
         Shell::Powershell => aot::Shell::PowerShell,
     };
     let mut script = Vec::new();
-    aot::generate(shell, &mut Cli::command(), "litesnap", &mut script);
+    aot::generate(shell, &mut without_hidden(Cli::command()), "litesnap", &mut script);
     print(&String::from_utf8(script).context("clap wrote completions that are no text")?)?;
     Ok(0)
+}
+
+/// The tree without the demo's hidden option, which the generators would offer.
+fn without_hidden(tree: Command) -> Command {
+    tree.mut_subcommand("demo", |demo| {
+        let shown = demo.get_arguments().filter(|arg| !arg.is_hide_set()).cloned().collect::<Vec<_>>();
+        Command::new("demo").about(demo.get_about().cloned().unwrap_or_default()).args(shown)
+    })
 }
 
 /// Writes the manual pages, over older ones of the same names.
