@@ -4,6 +4,7 @@
 //! an error. It uses the library as the commands do that it names. A crash leaves nothing but its folder.
 
 mod application;
+mod back;
 mod fleet;
 mod place;
 mod steps;

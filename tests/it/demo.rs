@@ -185,7 +185,7 @@ fn it_touches_nothing_outside_its_folder() {
     assert!(outside.is_empty(), "{outside:#?}");
     assert!(calls.lines().filter(|call| call.starts_with("write ")).count() > 100, "the calls were watched");
     for empty in ["home", "tmp", "xdg", "data"] {
-        assert_eq!(files(&place.path().join(empty)), [PathBuf::new(); 0]);
+        assert!(files(&place.path().join(empty)).is_empty(), "something is left in {empty}");
     }
     let here: Vec<_> = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(here.len(), 6, "the four folders, the log and the demo's: {here:?}");
