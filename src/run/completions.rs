@@ -1,6 +1,7 @@
 //! `litesnap completions` and `litesnap man`: made of the tree of commands that also reads the command line, so that they
 //! name what there is.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -36,13 +37,23 @@ fn without_hidden(tree: Command) -> Command {
 /// Writes the manual pages, over older ones of the same names.
 pub(crate) fn man(args: &Man) -> anyhow::Result<u8> {
     let folder = &args.out;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+    make_readable_folder(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
     let mut tree = Cli::command().disable_help_subcommand(true);
     tree.build();
     let mut written = Vec::new();
     write_pages(&tree, folder, &mut written)?;
     print(&format!("{} pages: man {}\n", written.len(), written[0].display()))?;
     Ok(0)
+}
+
+/// Makes `folder`, if it is not there, so that others can read what is in it: what this process makes is otherwise for its
+/// user alone.
+fn make_readable_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))
 }
 
 /// The page of `command`, and those of the commands below it.
@@ -56,7 +67,10 @@ fn write_pages(command: &Command, folder: &Path, written: &mut Vec<PathBuf>) -> 
     let mut text = Vec::new();
     page.render(&mut text).context("cannot make a page")?;
     let file = folder.join(page.get_filename());
-    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::write(&file, text)
+        .and_then(|()| std::fs::set_permissions(&file, readable))
+        .with_context(|| format!("cannot write {}", file.display()))?;
     written.push(file);
     command
         .get_subcommands()

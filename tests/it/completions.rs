@@ -2,28 +2,42 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use crate::place::{Place, Ran};
 
-/// The commands that `litesnap --help` names.
-fn commands(place: &Place) -> Vec<String> {
-    let help = place.run(&["--help"]).expect_code(0).out;
-    let listed = help.split_once("Commands:\n").unwrap().1.split_once("\n\n").unwrap().0.to_owned();
-    // A description that goes on in the next line is indented further.
-    let names = listed.lines().filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
-    let names: Vec<String> = names.map(|line| line.split_whitespace().next().unwrap().to_owned()).collect();
-    assert!(names.len() >= 11 && names.contains(&"forget-gone".to_owned()), "{names:?}");
-    names
+/// What `litesnap COMMAND… --help` says.
+fn help(place: &Place, command: &[String]) -> String {
+    let words: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+    place.run(&words).expect_code(0).out
 }
 
-/// The options that `litesnap COMMAND --help` lists.
-fn options(place: &Place, command: &str) -> Vec<String> {
-    let help = place.run(&[command, "--help"]).expect_code(0).out;
+/// Every command that a help names, and the commands of commands, each with the words that lead to it.
+fn commands(place: &Place) -> Vec<Vec<String>> {
+    let mut all = vec![Vec::new()];
+    let mut at = 0;
+    while let Some(command) = all.get(at).cloned() {
+        let help = help(place, &command);
+        let listed = help.split_once("Commands:\n").map_or("", |(_, rest)| rest.split("\n\n").next().unwrap());
+        // A description that goes on in the next line is indented further.
+        let names = listed.lines().filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+        let names = names.map(|line| line.split_whitespace().next().unwrap().to_owned());
+        all.extend(names.map(|name| command.iter().cloned().chain([name]).collect()));
+        at += 1;
+    }
+    all.remove(0);
+    assert!(all.len() >= 11 && all.contains(&vec!["forget-gone".to_owned()]), "{all:?}");
+    all
+}
+
+/// The options that the help of `command` lists.
+fn options(place: &Place, command: &[String]) -> Vec<String> {
+    let help = help(place, command);
     // What is said of an option is indented further, and may begin with another's name.
     let lines = help.lines().filter(|line| line.len() - line.trim_start().len() <= 6).map(str::trim_start);
-    let lines = lines.filter(|line| line.starts_with('-'));
-    let options = lines.filter_map(|line| line.split([' ', ',']).find(|word| word.starts_with("--")));
+    let options =
+        lines.filter(|l| l.starts_with('-')).filter_map(|l| l.split([' ', ',']).find(|w| w.starts_with("--")));
     let options: Vec<String> = options.map(|o| o.trim_end_matches("...").to_owned()).collect();
     assert!(options.contains(&"--help".to_owned()), "{help}");
     options
@@ -52,10 +66,10 @@ fn each_shell_reads_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = place.run(&["completions", shell]).expect_code(0).out;
         for command in commands(&place) {
-            assert!(script.contains(&command), "{shell} does not know {command}");
+            assert!(script.contains(command.last().unwrap()), "{shell} does not know {command:?}");
             for option in options(&place, &command) {
                 let named = if shell == "fish" { format!("-l {}", &option[2..]) } else { option.clone() };
-                assert!(script.contains(&named), "{shell} does not know {command} {option}");
+                assert!(script.contains(&named), "{shell} does not know {command:?} {option}");
             }
         }
         assert!(!script.contains("--application"), "what is hidden is not offered");
@@ -100,11 +114,13 @@ fn there_is_a_page_for_each_command_that_names_every_option() {
     let ran = place.run(&["man", "--out", "new/man1"]).expect_code(0);
     let folder = place.path().join("new/man1");
     let mut pages = vec![("litesnap.1".to_owned(), vec!["--help".to_owned(), "--version".to_owned()])];
-    pages.extend(commands(&place).into_iter().map(|c| (format!("litesnap-{c}.1"), options(&place, &c))));
+    pages.extend(commands(&place).into_iter().map(|c| (format!("litesnap-{}.1", c.join("-")), options(&place, &c))));
     assert!(ran.out.starts_with(&format!("{} pages", pages.len())), "{ran:#?}");
     assert_eq!(fs::read_dir(&folder).unwrap().count(), pages.len());
+    assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o777, 0o755);
     for (page, options) in &pages {
         let file = folder.join(page);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644, "root installs it, others read it");
         let Some(ran) = run("man", &["--warnings", "-l", file.to_str().unwrap()], "to show a manual page") else {
             return;
         };
