@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         cli::Command::List(args) => run::list(&args),
         cli::Command::Show(args) => run::show(&args),
         cli::Command::Config(args) => run::config(&args.what),
+        cli::Command::Demo(args) => run::demo(&args),
+        cli::Command::Completions(args) => run::completions(&args),
+        cli::Command::Man(args) => run::man(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -1,6 +1,8 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod completions;
 mod config;
+mod demo;
 mod explain;
 pub(crate) mod file;
 mod forget_gone;
@@ -18,7 +20,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use completions::{Completions, Man, Shell};
 pub(crate) use config::{Ask, Config};
+pub(crate) use demo::Demo;
 pub(crate) use explain::Explain;
 pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
@@ -36,7 +40,8 @@ file, the file over what is built in.
 Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
 configuration; 3 the store could not be reached or refused us; 130/143 interrupted before the work was complete.";
 
-const START: &str = "Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
+const START: &str = "See it work: litesnap demo
+Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
 All options: litesnap replicate --help";
 
 /// Backs up every SQLite database on a host to S3-compatible storage or a folder
@@ -73,6 +78,12 @@ pub(crate) enum Command {
     ForgetGone(Box<ForgetGone>),
     /// Check or print the configuration
     Config(Box<Config>),
+    /// See it work: a small fleet is backed up to a folder, lost and brought back
+    Demo(Demo),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Write manual pages
+    Man(Man),
 }
 
 /// Where snapshots are stored, and how it is reached.

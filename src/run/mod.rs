@@ -1,6 +1,8 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod completions;
 mod config;
+mod demo;
 mod explain;
 pub(crate) mod file;
 mod forget_gone;
@@ -19,7 +21,9 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use completions::{completions, man};
 pub(crate) use config::config;
+pub(crate) use demo::demo;
 pub(crate) use explain::explain;
 pub(crate) use forget_gone::forget_gone;
 pub(crate) use list::list;
