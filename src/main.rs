@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     start_logging(&bar);
     let done = match cli.command {
         cli::Command::Replicate(args) => run::replicate(*args, bar),
+        cli::Command::Explain(args) => run::explain(&args),
         cli::Command::Restore(args) => run::restore(*args, bar),
         cli::Command::Prune(args) => run::prune(&args),
         cli::Command::Purge(args) => run::purge(&args),

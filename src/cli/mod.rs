@@ -1,6 +1,7 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
 mod config;
+mod explain;
 pub(crate) mod file;
 mod forget_gone;
 mod keep;
@@ -18,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
 pub(crate) use config::{Ask, Config};
+pub(crate) use explain::Explain;
 pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
 pub(crate) use list::{List, Show};
@@ -53,6 +55,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Store every changed database, now and every 30 seconds
     Replicate(Box<Replicate>),
+    /// Tell before the first upload: what is found, how long it takes, what it costs
+    Explain(Box<Explain>),
     /// Bring one database back, some, or all
     Restore(Box<Restore>),
     /// Show what is stored: databases, or the snapshots of one

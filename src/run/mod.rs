@@ -1,6 +1,7 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
 mod config;
+mod explain;
 pub(crate) mod file;
 mod forget_gone;
 mod list;
@@ -19,6 +20,7 @@ use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
 pub(crate) use config::config;
+pub(crate) use explain::explain;
 pub(crate) use forget_gone::forget_gone;
 pub(crate) use list::list;
 pub(crate) use prune::{prune, purge};

@@ -64,7 +64,7 @@ pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Resu
             ..store_options(&args.store)
         },
         template: Template::parse(&args.key_template)?,
-        host: host(args)?,
+        host: host_or_system(args.host.as_deref())?,
         state_dir: litesnap::fs::absolute(&state_dir, &cwd),
         interval: args.interval,
         concurrency: args.store.concurrency,
@@ -84,9 +84,10 @@ pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Resu
     Ok(config)
 }
 
-fn host(args: &Replicate) -> anyhow::Result<String> {
-    let host = match &args.host {
-        Some(host) => host.clone(),
+/// The name given for this host, else the system's.
+pub(super) fn host_or_system(given: Option<&str>) -> anyhow::Result<String> {
+    let host = match given {
+        Some(host) => host.to_owned(),
         None => nix::unistd::gethostname()
             .ok()
             .and_then(|name| name.into_string().ok())
@@ -129,7 +130,7 @@ fn once(
 }
 
 /// Patterns that match nothing: most often a typing error. Below a folder only databases count.
-fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
+pub(super) fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
     let nothing = report.databases == 0 && report.failures.by_reason().is_empty() && report.errors.is_empty();
     let none = config.patterns.iter().zip(&report.matched);
     let none = none.filter(|(pattern, matched)| !**matched || (nothing && pattern.magic_only()));
@@ -142,7 +143,7 @@ fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
 }
 
 /// The exit code, or the error that is the only thing wrong.
-fn ended(report: &CycleReport) -> anyhow::Result<u8> {
+pub(super) fn ended(report: &CycleReport) -> anyhow::Result<u8> {
     let code = report.exit_code();
     if report.unmatched.is_empty() {
         return Ok(code);
