@@ -23,6 +23,7 @@ mod replica;
 mod section;
 mod yaml;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -74,6 +75,30 @@ pub struct Settings {
     pub warnings: Vec<String>,
     /// Whether it is one of Litestream's.
     pub is_litestream: bool,
+    variables: Variables,
+}
+
+/// What variables of the file hold, and how they are written: what no message may have, and what it has instead.
+#[derive(Clone, Default)]
+struct Variables(Vec<(String, String)>);
+
+impl std::fmt::Debug for Variables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(_, written)| written)).finish()
+    }
+}
+
+impl Variables {
+    fn masked(&self, message: &str, more: &[(&str, &str)]) -> String {
+        let mut all: Vec<(&str, &str)> =
+            self.0.iter().map(|(text, written)| (text.as_str(), written.as_str())).collect();
+        all.extend(more);
+        // Shorter ones are no secrets, and are parts of words.
+        all.retain(|(text, _)| text.len() > 3);
+        // The longest first: one may be part of another.
+        all.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        all.into_iter().fold(message.to_owned(), |message, (text, written)| message.replace(text, written))
+    }
 }
 
 /// One option.
@@ -194,14 +219,20 @@ impl Credentials {
 /// credential.
 pub fn read(bytes: &[u8], reader: Reader<'_>) -> Result<Settings, Error> {
     let name = shown(reader.name).to_string();
-    let at = |fault: Fault| {
-        let what = fault.what.replace(char::is_control, "\u{fffd}");
-        Error::Usage(format!("{name}:{}: {what}", fault.line))
-    };
     let settings = Settings { name: name.clone(), ..Settings::default() };
-    let mut reading = Reading { reader, bare: Bare::Refused, settings, warned: BTreeSet::new() };
-    reading.file(bytes).map_err(at)?;
-    Ok(reading.settings)
+    let (warned, variables) = (BTreeSet::new(), RefCell::default());
+    let mut reading = Reading { reader, bare: Bare::Refused, settings, warned, variables };
+    let done = reading.file(bytes);
+    let Reading { mut settings, variables, .. } = reading;
+    settings.variables = variables.into_inner();
+    if let Err(fault) = done {
+        let what = settings.masked(&fault.what).replace(char::is_control, "\u{fffd}");
+        return Err(Error::Usage(format!("{name}:{}: {what}", fault.line)));
+    }
+    for warning in &mut settings.warnings {
+        *warning = settings.variables.masked(warning, &[]);
+    }
+    Ok(settings)
 }
 
 impl Settings {
@@ -224,16 +255,11 @@ impl Settings {
             .map(|setting| format!("{}:{}", self.name, setting.values.first().map_or(setting.line, |v| v.line)))
     }
 
-    /// Puts what is written in place of what variables hold, wherever that stands in `message`.
+    /// Puts what is written in place of what variables and credentials hold, wherever that stands in `message`.
     #[must_use]
     pub fn masked(&self, message: &str) -> String {
-        let values = self.options.iter().flat_map(|setting| &setting.values);
-        let secrets = values.filter_map(|value| Some((value.text.as_str(), value.written.as_deref()?)));
-        let keys = self.credentials.0.iter().map(|c| (c.value.as_str(), "***"));
-        let mut secrets: Vec<_> = secrets.chain(keys).filter(|(text, _)| text.len() > 3).collect();
-        // The longest first: one may be part of another.
-        secrets.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        secrets.into_iter().fold(message.to_owned(), |message, (text, written)| message.replace(text, written))
+        let keys: Vec<(&str, &str)> = self.credentials.0.iter().map(|c| (c.value.as_str(), "***")).collect();
+        self.variables.masked(message, &keys)
     }
 }
 
@@ -244,6 +270,7 @@ struct Reading<'a> {
     settings: Settings,
     /// Keys of which it was said that they have no effect.
     warned: BTreeSet<&'static str>,
+    variables: RefCell<Variables>,
 }
 
 impl Reading<'_> {

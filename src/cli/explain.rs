@@ -21,7 +21,7 @@ has, too, mean the same and have the same variables.";
 #[command(mut_arg("store", |store| store
     .required(false)
     .required_unless_present("cost_analysis")
-    .default_value_if("cost_analysis", ArgPredicate::IsPresent, Some("."))))]
+    .default_value_if("cost_analysis", ArgPredicate::Equals("true".into()), Some("."))))]
 pub(crate) struct Explain {
     /// What would be backed up: globs such as '/data/{project}/databases/*.db' (quote them), or a folder for every SQLite
     /// database below it, told by its content

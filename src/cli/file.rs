@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use clap::builder::ValueParser;
+use clap::builder::{Resettable, ValueParser};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, Id};
 use litesnap::error::Error;
 use litesnap::settings::{Known, PATTERNS, Setting, Settings};
 
@@ -26,6 +26,8 @@ fn takes(command: &str, key: &str) -> bool {
     let of_store = || of(StoreArgs::augment_args(Command::new("store")));
     match command {
         "replicate" | "config" => true,
+        // What replicate would do is explained by what replicate would take.
+        "explain" => key != "json",
         "prune" => of_store() || of(KeepArgs::augment_args(Command::new("keep"))),
         "forget-gone" => of_store() || key == "state-dir",
         _ => of_store(),
@@ -105,7 +107,9 @@ fn with_defaults(mut command: Command, given: &BTreeMap<String, &Setting>) -> Co
     for id in ids {
         let Some(setting) = given.get(&id) else { continue };
         let values: Vec<OsString> = setting.values.iter().map(|value| value.text.clone().into()).collect();
-        command = command.mut_arg(id, |arg| arg.required(false).default_values(values));
+        command = command.mut_arg(id, |arg| {
+            arg.required(false).required_unless_present(Resettable::<Id>::Reset).default_values(values)
+        });
     }
     let below: Vec<String> = command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
     below.into_iter().fold(command, |command, name| command.mut_subcommand(name, |below| with_defaults(below, given)))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use litesnap::clock::SystemClock;
-use litesnap::config::{Config, Schedule, default_state_dir, parse_patterns};
+use litesnap::config::{Config, Schedule, default_state_dir};
 use litesnap::cost::{analysis, bytes, count, model::Spread, usd};
 use litesnap::detect::Pace;
 use litesnap::error::Error;
@@ -59,7 +59,7 @@ fn config(args: &Explain, env: &[(String, String)]) -> anyhow::Result<Config> {
     let seconds =
         |time: Option<Duration>| time.map_or(0, |t| u32::try_from(t.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
     let config = Config {
-        patterns: parse_patterns(&args.patterns, &cwd)?,
+        patterns: super::file::patterns(&args.patterns, &cwd)?,
         excludes: Excludes::parse(&args.exclude, &cwd)?,
         template: Template::parse(&args.key_template)?,
         host: super::replicate::host_or_system(args.host.as_deref())?,

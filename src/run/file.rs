@@ -10,7 +10,9 @@ use std::sync::OnceLock;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches};
+use litesnap::config::parse_patterns;
 use litesnap::error::Error;
+use litesnap::pattern::Pattern;
 use litesnap::settings::{PATTERNS, Reader, Settings, read};
 
 use crate::cli::Cli;
@@ -110,13 +112,17 @@ pub(crate) fn is_typed(key: &str) -> bool {
     given().said.get(key).is_some_and(|said| matches!(said.source, Source::Flag | Source::Variable(_)))
 }
 
-/// Names that stand for the same in each database of a pattern, one list for each pattern; none if the patterns are not the
-/// file's.
-pub(crate) fn constants() -> Vec<Vec<(String, String)>> {
+/// Parses patterns; if they are the file's, each brings along the names that the file gives it.
+pub(crate) fn patterns(texts: &[OsString], cwd: &Path) -> Result<Vec<Pattern>, Error> {
+    let patterns = parse_patterns(texts, cwd)?;
     let given = given();
     let is_file = given.said.get(PATTERNS).is_some_and(|said| said.source == Source::File);
-    let patterns = given.settings.get(PATTERNS).filter(|_| is_file);
-    patterns.map(|setting| setting.values.iter().map(|value| value.constants.clone()).collect()).unwrap_or_default()
+    match given.settings.get(PATTERNS).filter(|_| is_file) {
+        Some(setting) => {
+            patterns.into_iter().zip(&setting.values).map(|(p, value)| p.with_constants(&value.constants)).collect()
+        }
+        None => Ok(patterns),
+    }
 }
 
 /// What an error says, with the place in the file of the option that it is about, and without what variables hold.

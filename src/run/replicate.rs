@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use litesnap::clock::SystemClock;
-use litesnap::config::{Config, Schedule, default_state_dir, parse_patterns};
+use litesnap::config::{Config, Schedule, default_state_dir};
 use litesnap::control::Control;
 use litesnap::detect::Pace;
 use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
 use litesnap::layout::Template;
-use litesnap::pattern::{Excludes, Pattern};
+use litesnap::pattern::Excludes;
 use litesnap::plan::{Planned, dry_run};
 use litesnap::replicate::{Replicator, store_error};
 use litesnap::report::CycleReport;
@@ -48,14 +48,8 @@ pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Resu
     let seconds = |time: Option<std::time::Duration>| {
         time.map_or(0, |t| u32::try_from(t.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
     };
-    let constants = super::file::constants();
-    let with_constants = |(at, pattern): (usize, Pattern)| match constants.get(at) {
-        Some(constants) => pattern.with_constants(constants),
-        None => Ok(pattern),
-    };
-    let patterns = parse_patterns(&args.patterns, &cwd)?.into_iter().enumerate().map(with_constants);
     let config = Config {
-        patterns: patterns.collect::<Result<_, Error>>()?,
+        patterns: super::file::patterns(&args.patterns, &cwd)?,
         excludes: Excludes::parse(&args.exclude, &cwd)?,
         store: StoreOptions {
             storage_class: args.put.storage_class.clone(),

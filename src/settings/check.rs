@@ -16,23 +16,23 @@ impl Reading<'_> {
         let values = |key: &str| self.settings.get(key).map_or(&[][..], |setting: &Setting| &setting.values);
         for exclude in values("exclude") {
             let parsed = Excludes::parse(std::slice::from_ref(&exclude.text), self.reader.cwd);
-            parsed.map_err(|e| self.fault(exclude, &e))?;
+            parsed.map_err(|e| fault(exclude, &e))?;
         }
         for template in values("key-template") {
-            Template::parse(&template.text).map_err(|e| self.fault(template, &e))?;
+            Template::parse(&template.text).map_err(|e| fault(template, &e))?;
         }
         let mut patterns: Vec<(Pattern, &Value)> = Vec::new();
         for value in values(PATTERNS) {
             let parsed = Pattern::parse_or_directory(OsStr::new(&value.text), self.reader.cwd, self.reader.is_dir);
             let parsed = parsed.and_then(|pattern| pattern.with_constants(&value.constants));
-            patterns.push((parsed.map_err(|e| self.fault(value, &e))?, value));
+            patterns.push((parsed.map_err(|e| fault(value, &e))?, value));
         }
         overlap(&patterns)
     }
+}
 
-    fn fault(&self, value: &Value, error: &Error) -> Fault {
-        Fault::new(value.line, self.settings.masked(&error.to_string()))
-    }
+fn fault(value: &Value, error: &Error) -> Fault {
+    Fault::new(value.line, error.to_string())
 }
 
 /// Patterns of a file are a list that a person keeps: what is in it twice is a mistake, and which of the two counts would

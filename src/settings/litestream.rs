@@ -6,7 +6,7 @@ use super::yaml::{Entry, Fault, Kind, Result};
 use super::{PATTERNS, REPLICA, Reading, Value};
 
 /// What lies in a folder of Litestream's and is ours.
-const BELOW: &str = "litesnap";
+pub(super) const BELOW: &str = "litesnap";
 
 /// Keys of Litestream's that have no meaning here, and what litesnap does instead.
 const FOREIGN: [(&str, &str); 54] = [

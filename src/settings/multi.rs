@@ -1,5 +1,6 @@
 //! The section `multi-db:`: patterns and one replica for all of them, under keys of a template.
 
+use super::litestream::BELOW;
 use super::replica::{Service, joined};
 use super::section::Section;
 use super::yaml::{Fault, Result};
@@ -78,7 +79,7 @@ impl Reading<'_> {
             }
             (Some(_), _) => (String::new(), Some(path)),
         };
-        let below = if self.settings.is_litestream { "litesnap" } else { "" };
+        let below = if self.settings.is_litestream { BELOW } else { "" };
         let Some(template) = template else {
             return self.store(&replica, &joined(&folder, below));
         };

@@ -59,7 +59,7 @@ fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a st
     // What is very long is no slip of the hand, and comparing takes its square.
     let key = Some(key).filter(|key| key.len() <= 64)?;
     let all = known.map(|name| (strsim::jaro_winkler(key, name), strsim::osa_distance(key, name), name));
-    let close = all.filter(|(alike, edits, _)| *edits <= 2.max(key.len() / 4) || *alike > 0.87);
+    let close = all.filter(|(alike, edits, _)| *edits <= key.len() / 3 || *alike > 0.9);
     close.min_by(|a, b| a.1.cmp(&b.1).then(b.0.total_cmp(&a.0))).map(|(_, _, name)| name)
 }
 
@@ -69,7 +69,8 @@ impl Reading<'_> {
         let wrong = |what: &str| Fault::new(node.line, format!("`{key}` {what}: write `{key}: VALUE` on one line"));
         match &node.kind {
             Kind::Text(text) => {
-                let expanded = expand::expand(text, node.line, self.bare, self.reader.env)?;
+                let env = |name: &str| self.variable(name);
+                let expanded = expand::expand(text, node.line, self.bare, &env)?;
                 let (text, written) =
                     expanded.map_or_else(|| (text.clone(), None), |(text, written)| (text, Some(written)));
                 if text.contains('\0') {
@@ -84,6 +85,16 @@ impl Reading<'_> {
             Kind::List(_) => Err(wrong("takes one value, not a list")),
             Kind::Map(_) => Err(wrong("takes one value, not a section")),
         }
+    }
+
+    /// A variable, whose value no message may have from now on.
+    fn variable(&self, name: &str) -> Option<String> {
+        let value = (self.reader.env)(name)?;
+        let mut known = self.variables.borrow_mut();
+        if !known.0.iter().any(|(known, _)| *known == value) {
+            known.0.push((value.clone(), format!("${{{name}}}")));
+        }
+        Some(value)
     }
 
     /// Takes one value out of a section.
@@ -128,7 +139,7 @@ mod tests {
     #[test]
     fn slips_find_their_key_and_strangers_none() {
         let known =
-            ["interval", "keep-daily", "keep-yearly", "store", "key-template", "limit-upload", "request-timeout"];
+            ["interval", "to", "keep-daily", "keep-yearly", "store", "key-template", "limit-upload", "request-timeout"];
         for (key, expected) in [
             ("intervall", Some("interval")),
             ("keep-dayly", Some("keep-daily")),
@@ -137,6 +148,8 @@ mod tests {
             ("upload-limit", None),
             ("request-time", Some("request-timeout")),
             ("colour", None),
+            ("x", None),
+            ("a0", None),
         ] {
             assert_eq!(nearest(key, known.into_iter()), expected, "{key}");
         }

@@ -266,7 +266,7 @@ fn the_section_of_the_drafts_by_table() {
     let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
     assert_eq!(added, [pair("AWS_ACCESS_KEY_ID", "AKIA"), pair("AWS_SECRET_ACCESS_KEY", "hunter2!")]);
     assert!(!format!("{settings:?}").contains("hunter2!") && !format!("{settings:?}").contains("AKIA"));
-    assert_eq!(settings.masked("it was hunter2!"), "it was ***");
+    assert_eq!(settings.masked("it was hunter2! of AKIA"), "it was ${SECRET} of ***");
 
     let off = "patterns: /x/*.db\nmulti-db:\n  enabled: false\n  patterns: [/data/*.db]\n  colour: red\n";
     let settings = says("litesnap.yml", off, &["patterns=/x/*.db"]);

@@ -41,7 +41,14 @@ fn a_file_alone_is_enough_and_the_other_commands_find_the_store() {
     let ran = place.run(&["replicate", "--config", "c.yml"]).expect_code(0);
     assert_eq!((ran.count("stored"), place.objects().len()), (1, 1));
     let file = ["--config", "c.yml"];
-    for args in [&["list"][..], &["verify", "--all"], &["prune"], &["restore", "--into", "back"], &["forget-gone"]] {
+    for args in [
+        &["list"][..],
+        &["verify", "--all"],
+        &["prune"],
+        &["restore", "--into", "back"],
+        &["forget-gone"],
+        &["explain"],
+    ] {
         let ran = place.run(&[args, &file].concat()).expect_code(0);
         assert!(!ran.out.is_empty(), "{args:?}");
     }
