@@ -30,6 +30,8 @@ fn takes(command: &str, key: &str) -> bool {
         "explain" => key != "json",
         "prune" => of_store() || of(KeepArgs::augment_args(Command::new("keep"))),
         "forget-gone" => of_store() || key == "state-dir",
+        // Without a store it tells of every one that the state directory knows.
+        "status" => key == "state-dir" || (of_store() && key != "store"),
         _ => of_store(),
     }
 }
