@@ -45,6 +45,7 @@ pub fn text(vitals: &Vitals, resident_bytes: u64) -> String {
     work(&mut text, vitals);
     failures(&mut text, vitals);
     requests(&mut text, vitals);
+    upkeep(&mut text, vitals);
     text.into_string()
 }
 
@@ -195,6 +196,18 @@ fn requests(text: &mut Text, vitals: &Vitals) {
     }
     let credentials = vitals.requests.credentials();
     text.counter("litesnap_credential_requests_total", "Requests for credentials, in no other count.", credentials);
+}
+
+fn upkeep(text: &mut Text, vitals: &Vitals) {
+    let (at, failed) = ("litesnap_upkeep_last_run_timestamp_seconds", "litesnap_upkeep_last_run_failed");
+    text.family(at, Kind::Gauge, "When pruning and verifying last began beside the loop, since 1970; 0 if not done.");
+    for task in crate::upkeep::TASKS {
+        text.sample(&[("task", task)], vitals.upkeep.get(task).map_or(0.0, |last| seconds(last.at.as_ms())));
+    }
+    text.family(failed, Kind::Gauge, "1 if the last run found something wrong or could not be made.");
+    for task in crate::upkeep::TASKS {
+        text.sample(&[("task", task)], u8::from(vitals.upkeep.get(task).is_some_and(|last| last.exit_code != 0)));
+    }
 }
 
 /// Precise enough for a time since 1970: 52 bits hold ms for 140,000 years.

@@ -20,6 +20,7 @@ use crate::report::{CycleReport, Phases};
 use crate::snapshot::Reads;
 use crate::state::{CycleNote, LoopNote, Table};
 use crate::store::{RequestCounts, Requests, Store};
+use crate::upkeep::LastRun;
 
 /// So many intervals without a successful cycle, or progress within one, are too many.
 pub const INTERVALS_MAX: u32 = 3;
@@ -86,6 +87,8 @@ pub struct Vitals {
     pub requests: RequestCounts,
     /// Bytes of memory that the state takes.
     pub state_bytes: usize,
+    /// The last run of what is done beside the loop, `prune` and `verify`, as far as it is done.
+    pub upkeep: BTreeMap<&'static str, LastRun>,
     /// What is wrong, each one line; nothing if all is well.
     pub complaints: Vec<String>,
     /// A cycle has ended well since the start.
@@ -120,6 +123,7 @@ struct Inner {
     /// The end of the last cycle of this process.
     ended_at: Option<Instant>,
     snapshots: Ages,
+    upkeep: BTreeMap<&'static str, LastRun>,
 }
 
 /// Requests so far, and when it was first seen that they were so many.
@@ -192,6 +196,11 @@ impl Monitor {
         note
     }
 
+    /// `task` was last done as `last` says.
+    pub(crate) fn upkeep_ran(&self, task: &'static str, last: LastRun) {
+        self.inner.lock().upkeep.insert(task, last);
+    }
+
     /// How it fares now.
     #[must_use]
     pub fn vitals(&self) -> Vitals {
@@ -219,6 +228,7 @@ impl Monitor {
             failing: inner.failing.clone(),
             running_since_ms: inner.running.as_ref().map(|(began_ms, ..)| *began_ms),
             last_success_ms: inner.last_success_ms,
+            upkeep: inner.upkeep.clone(),
             complaints: self.complaints(&inner, &backlog),
             backlog,
             snapshots: inner.snapshots.clone(),

@@ -5,6 +5,7 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::control::Control;
@@ -26,6 +27,7 @@ pub struct Notifier {
     /// The manager wants to hear that we live at least this often.
     watchdog: Option<Duration>,
     hung_after: Duration,
+    said_stopping: AtomicBool,
 }
 
 impl Notifier {
@@ -42,7 +44,7 @@ impl Notifier {
         let watchdog = watchdog(&var, std::process::id());
         let hung_after = HUNG_AFTER.max(request_timeout.saturating_mul(3));
         match opened {
-            Ok((socket, to)) => Some(Self { socket, to, watchdog, hung_after }),
+            Ok((socket, to)) => Some(Self { socket, to, watchdog, hung_after, said_stopping: AtomicBool::new(false) }),
             Err(e) => {
                 log::warn!("the service manager is not told anything: NOTIFY_SOCKET cannot be used: {e}");
                 None
@@ -61,6 +63,13 @@ impl Notifier {
         self.send(&format!("STATUS={line}"));
     }
 
+    /// A stop was asked for; said once.
+    pub fn stopping(&self) {
+        if !self.said_stopping.swap(true, Ordering::SeqCst) {
+            self.send("STOPPING=1\nSTATUS=stopping: what is under way is finished or aborted, then recorded");
+        }
+    }
+
     /// Says that it lives, as often as the manager wants, and that it stops, once it does; for ever.
     pub async fn attend(&self, monitor: &Monitor, control: &Control) {
         let mut stopping = false;
@@ -75,7 +84,7 @@ impl Notifier {
                 // Either is reason enough to look again.
                 stopping = tokio::time::timeout(pause, control.until_stopped()).await.is_ok();
                 if stopping {
-                    self.send("STOPPING=1\nSTATUS=stopping: what is under way is finished or aborted, then recorded");
+                    self.stopping();
                 }
             }
         }

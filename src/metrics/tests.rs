@@ -5,6 +5,12 @@ use super::*;
 use crate::monitor::Totals;
 use crate::snapshot::Reads;
 use crate::store::RequestCounts;
+use crate::timestamp::Timestamp;
+use crate::upkeep::LastRun;
+
+fn failed_run() -> LastRun {
+    LastRun { at: Timestamp::from_ms(1_000).unwrap(), exit_code: 3, result: "z".repeat(10_000) }
+}
 
 /// A loop for which everything is as large as it can be, and fails in every way.
 fn worst() -> Vitals {
@@ -42,6 +48,7 @@ fn worst() -> Vitals {
         snapshots: ages,
         requests: RequestCounts::default(),
         state_bytes: usize::MAX,
+        upkeep: crate::upkeep::TASKS.map(|task| (task, failed_run())).into(),
         complaints: vec!["y".repeat(10_000)],
         is_ready: true,
     }
@@ -57,6 +64,7 @@ fn newborn() -> Vitals {
         last_success_ms: None,
         backlog: Ages::default(),
         snapshots: Ages::default(),
+        upkeep: BTreeMap::new(),
         complaints: Vec::new(),
         max_unprotected: None,
         is_ready: false,
@@ -82,6 +90,8 @@ fn the_series_are_the_same_whatever_happens_and_each_is_there_once() {
         let label = format!("litesnap_failures_total{{reason=\"{}\"}}", reason.word());
         assert!(all.contains(&label.as_str()), "{label}");
     }
+    assert!(worst.contains("litesnap_upkeep_last_run_failed{task=\"prune\"} 1\n"), "{worst}");
+    assert!(newborn.contains("litesnap_upkeep_last_run_failed{task=\"prune\"} 0\n"), "{newborn}");
     for (verb, answer) in Verb::ALL.iter().flat_map(|verb| Answer::ALL.map(|answer| (verb.word(), answer.word()))) {
         let label = format!("litesnap_requests_total{{verb=\"{verb}\",answer=\"{answer}\"}}");
         assert!(all.contains(&label.as_str()), "{label}");

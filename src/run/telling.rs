@@ -114,6 +114,10 @@ impl Teller {
 
 impl Drop for Teller {
     fn drop(&mut self) {
+        // A loop at rest ends before its thread could say so.
+        if let Some(notifier) = &self.notifier {
+            notifier.stopping();
+        }
         if let Some(Beside { end, thread, .. }) = self.thread.take() {
             drop(end);
             if thread.join().is_err() {

@@ -9,6 +9,7 @@ use crate::monitor::Vitals;
 use crate::state::CycleNote;
 use crate::store::{Answer, RequestCounts, Verb};
 use crate::timestamp::Timestamp;
+use crate::upkeep::LastRun;
 
 /// The object for `vitals`, and a newline.
 pub(super) fn json(vitals: &Vitals, resident_bytes: u64) -> String {
@@ -35,6 +36,7 @@ struct Stats<'a> {
     snapshots: AgesOut,
     failing: &'a BTreeMap<&'static str, u64>,
     last_cycle: Option<&'a CycleNote>,
+    upkeep: &'a BTreeMap<&'static str, LastRun>,
     // Since the start.
     totals: TotalsOut<'a>,
     requests: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
@@ -94,6 +96,7 @@ impl<'a> Stats<'a> {
             snapshots: ages(&vitals.snapshots),
             failing: &vitals.failing,
             last_cycle: last,
+            upkeep: &vitals.upkeep,
             totals: totals(vitals),
             requests: requests(&vitals.requests),
             credential_requests: vitals.requests.credentials(),

@@ -147,3 +147,18 @@ fn other_hosts_are_answered_only_if_that_is_meant() {
     // Whoever is to be reached by its name must answer to it.
     running.ask("GET /stats HTTP/1.1\r\nHost: backup.example.org\r\n\r\n").expect(200);
 }
+
+#[test]
+fn the_last_prune_is_told_also_after_a_restart() {
+    let place = three();
+    for _ in 0..2 {
+        let running = Loop::over(&place, "1s", &["--keep-last", "1"]);
+        let ran = || running.metric("litesnap_upkeep_last_run_timestamp_seconds{task=\"prune\"}") > 0.0;
+        assert!(eventually(LONG, ran), "{}", running.log());
+        assert_eq!(running.metric("litesnap_upkeep_last_run_failed{task=\"prune\"}"), 0.0);
+        assert_eq!(running.metric("litesnap_upkeep_last_run_timestamp_seconds{task=\"verify\"}"), 0.0);
+        let stats: serde_json::Value = serde_json::from_str(&running.get("/stats").body).unwrap();
+        assert_eq!(stats["upkeep"]["prune"]["exit_code"], 0, "{stats:#}");
+        running.stop();
+    }
+}

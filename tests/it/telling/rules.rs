@@ -44,9 +44,8 @@ fn selectors(rules: &str) -> Vec<(String, String)> {
 fn matchers(labels: &str) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for matcher in labels.split(',').filter(|matcher| !matcher.is_empty()) {
-        let (label, values) = matcher.split_once('=').unwrap();
-        let values = values.trim_matches(|c| c == '"' || c == '~');
-        let label = label.trim_end_matches('!').trim();
+        let (label, values) = matcher.split_once('"').unwrap();
+        let (label, values) = (label.trim_end_matches(['=', '!', '~']), values.trim_end_matches('"'));
         all.extend(values.split('|').map(|value| (label.to_owned(), value.to_owned())));
     }
     all
