@@ -138,7 +138,7 @@ pub(super) fn library(place: &Place, options: StoreOptions, env: &[(String, Stri
         ..Config::new(options)
     };
     let clock: Arc<dyn Clock> = Arc::new(FixedClock::new(SystemClock.now() + 3600 * SECOND));
-    let replicator = Replicator::open(config, &env.to_vec(), clock, Arc::clone(&control), Arc::new(Silent)).unwrap();
+    let replicator = Replicator::open(config, env, clock, Arc::clone(&control), Arc::new(Silent)).unwrap();
     (replicator, control)
 }
 
