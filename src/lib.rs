@@ -78,9 +78,13 @@ pub mod cycle;
 mod engine;
 mod first_hour;
 mod gone;
+pub mod heartbeat;
+pub mod metrics;
 pub mod monitor;
+pub mod notify;
 pub mod record;
 pub mod report;
+pub mod server;
 
 pub mod budget;
 pub mod clock;

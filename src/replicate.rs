@@ -193,7 +193,7 @@ impl Replicator {
             return Ok(None);
         }
         let (db, clock, control) = (Arc::clone(&watch.db), Arc::clone(&watch.clock), Arc::clone(&watch.control));
-        Upkeep::new(&watch.config, env, db, clock, control).map(Some)
+        Upkeep::new(&watch.config, env, db, clock, control, self.monitor()).map(Some)
     }
 
     /// One pass over everything: returns when each changed database is stored and recorded, or has failed.

@@ -11,6 +11,7 @@ mod prune;
 mod replicate;
 mod restore;
 mod show;
+mod telling;
 mod verify;
 
 use std::io::Write;

@@ -43,6 +43,7 @@ mod s3; // the real binary against an S3 server that fails, and signals in mid-u
 mod secrets; // nothing secret in what is logged, printed or kept, however a store fails
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod store; // stores by themselves: conformance, faults, secrets
+mod telling; // whom the loop tells how it fares: HTTP, heartbeats, the service manager; when health turns
 mod torture; // foreign writers and litesnaps, killed at random: every snapshot a commit, none stale, none lost
 mod upkeep; // beside the loop: pruning and verifying on schedules of their own
 mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop
