@@ -74,11 +74,11 @@ pub mod upkeep;
 pub mod cost;
 pub mod explain;
 
+pub mod beat;
 pub mod cycle;
 mod engine;
 mod first_hour;
 mod gone;
-pub mod heartbeat;
 pub mod metrics;
 pub mod monitor;
 pub mod notify;

@@ -6,9 +6,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use litesnap::beat::Heartbeat;
 use litesnap::config::Config;
 use litesnap::control::Control;
-use litesnap::heartbeat::Heartbeat;
 use litesnap::monitor::Monitor;
 use litesnap::notify::Notifier;
 use litesnap::report::CycleReport;

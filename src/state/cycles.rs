@@ -4,15 +4,18 @@
 //! may take the last of them, which then never claimed anything that is stored.
 
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::db::{StateDb, path_value, state_error};
+use super::db::{BUSY_WAIT, StateDb, path_value, state_error};
 use crate::backlog::Wait;
 use crate::error::Result;
 use crate::store::{RequestCounts, Verb};
 
+/// How long a note waits for somebody else's transaction: it can be missed.
+const NOTE_WAIT: Duration = Duration::from_millis(500);
 /// Cycles kept: two hours of them at the default interval.
 const CYCLES_KEPT: i64 = 240;
 /// The note that holds the [`LoopNote`].
@@ -111,6 +114,7 @@ impl StateDb {
     pub fn note_cycle(&self, cycle: &CycleNote, by: &LoopNote, asked: &RequestCounts, day: i64) -> Result<()> {
         let mut conn = self.writer.lock();
         let mut run = || -> rusqlite::Result<()> {
+            conn.busy_timeout(NOTE_WAIT)?;
             conn.pragma_update(None, "synchronous", "NORMAL")?;
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             insert(&tx, cycle)?;
@@ -121,7 +125,7 @@ impl StateDb {
         };
         let noted = run();
         // Whatever came of it: what says that something is stored must survive power loss.
-        let again = conn.pragma_update(None, "synchronous", "FULL");
+        let again = conn.pragma_update(None, "synchronous", "FULL").and_then(|()| conn.busy_timeout(BUSY_WAIT));
         noted.and(again).map_err(|e| state_error(&self.path, "cannot note a cycle in it", e))
     }
 
@@ -186,6 +190,8 @@ impl StateDb {
     pub fn end_cleanly(&self, doubt_s: i64) -> Result<()> {
         let mut conn = self.writer.lock();
         let mut run = || -> rusqlite::Result<()> {
+            // The last thing that a process does: whoever asked it to stop is waiting.
+            conn.busy_timeout(NOTE_WAIT)?;
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             if doubt_s != 0 {
                 tx.execute("INSERT OR REPLACE INTO meta VALUES(?1, ?2)", params![DOUBT_NOTE, doubt_s])?;

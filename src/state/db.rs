@@ -25,6 +25,8 @@ use crate::timestamp::Timestamp;
 
 /// "LSNP": in the header of `state.db`, so that a foreign file is never taken for ours.
 pub(super) const APPLICATION_ID: i32 = 0x4C53_4E50;
+/// How long what must be written waits for somebody else's transaction.
+pub(super) const BUSY_WAIT: Duration = Duration::from_secs(10);
 /// Raised when a released schema changes.
 pub(super) const SCHEMA_VERSION: i32 = 1;
 
@@ -320,7 +322,7 @@ impl StateDb {
 
     fn try_open(path: &Path, identity: &Identity) -> rusqlite::Result<(Self, Option<String>)> {
         let mut conn = Connection::open(path)?;
-        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.busy_timeout(BUSY_WAIT)?;
         let id: i32 = conn.pragma_query_value(None, "application_id", |r| r.get(0))?;
         let version: i32 = conn.pragma_query_value(None, "user_version", |r| r.get(0))?;
         let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
