@@ -70,9 +70,11 @@ pub mod upkeep;
 pub mod cycle;
 mod engine;
 mod gone;
+pub mod heartbeat;
 pub mod monitor;
 pub mod record;
 pub mod report;
+pub mod status;
 
 pub mod budget;
 pub mod clock;

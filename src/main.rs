@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         cli::Command::Purge(args) => run::purge(&args),
         cli::Command::Verify(args) => run::verify(&args, &bar),
         cli::Command::ForgetGone(args) => run::forget_gone(&args),
+        cli::Command::Status(args) => run::status(&args),
         cli::Command::List(args) => run::list(&args),
         cli::Command::Show(args) => run::show(&args),
     };

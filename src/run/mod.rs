@@ -6,6 +6,7 @@ mod prune;
 mod replicate;
 mod restore;
 mod show;
+mod status;
 mod verify;
 
 use std::io::Write;
@@ -22,6 +23,7 @@ pub(crate) use prune::{prune, purge};
 pub(crate) use replicate::replicate;
 pub(crate) use restore::restore;
 pub(crate) use show::show;
+pub(crate) use status::status;
 pub(crate) use verify::verify;
 
 use crate::cli::StoreArgs;
