@@ -18,7 +18,7 @@ use crate::control::Control;
 use crate::cycle::Silent;
 use crate::error::{Error, Result};
 use crate::names::Names;
-use crate::prune::{PruneOptions, prune};
+use crate::prune::{Heartbeats, PruneOptions, prune};
 use crate::state::StateDb;
 use crate::store::{Env, StoreOptions};
 use crate::timestamp::Timestamp;
@@ -79,6 +79,8 @@ pub struct Upkeep {
     state_dir: PathBuf,
     /// The databases of this host, as far as the key template tells them from others.
     names: Names,
+    /// This host's, where others may see to theirs.
+    heartbeats: Heartbeats,
     db: Arc<StateDb>,
     clock: Arc<dyn Clock>,
     control: Arc<Control>,
@@ -110,9 +112,9 @@ impl Upkeep {
         clock: Arc<dyn Clock>,
         control: Arc<Control>,
     ) -> Result<Self> {
-        let names = match config.template.fixed_head(&config.host) {
-            Some(head) => Names::within(&head)?,
-            None => Names::all(),
+        let (names, heartbeats) = match config.template.fixed_head(&config.host) {
+            Some(head) => (Names::within(&head)?, Heartbeats::Of(config.host.clone())),
+            None => (Names::all(), Heartbeats::All),
         };
         Ok(Self {
             schedule: config.upkeep.clone(),
@@ -121,6 +123,7 @@ impl Upkeep {
             concurrency: config.concurrency.min(CONCURRENCY_MAX),
             state_dir: config.state_dir.clone(),
             names,
+            heartbeats,
             db,
             clock,
             control,
@@ -212,7 +215,12 @@ impl Upkeep {
     }
 
     fn prune(&self, now: Timestamp) -> Result<(u8, String)> {
-        let options = PruneOptions { names: self.names.clone(), rules: self.schedule.keep, ..PruneOptions::default() };
+        let options = PruneOptions {
+            names: self.names.clone(),
+            rules: self.schedule.keep,
+            heartbeats: self.heartbeats.clone(),
+            ..PruneOptions::default()
+        };
         let report = prune(&self.access()?, &options, now, &Silent)?;
         if let Some(signal) = report.interrupted {
             return Err(Error::Interrupted { signal });

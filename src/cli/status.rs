@@ -18,7 +18,7 @@ Exit codes: 0 told, and nothing is stale; 1 something is stale, or there is no h
 cannot be read; 3 the store could not be reached or refused us; 130/143 interrupted.";
 
 #[derive(Debug, Args)]
-#[command(after_help = AFTER)]
+#[command(after_help = AFTER, mut_arg("store", |store| store.required(false)))]
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) store: Option<StoreArgs>,
