@@ -389,7 +389,9 @@ pub fn heartbeat_key(prefix: &str, ts: Timestamp) -> String {
 pub fn parse_heartbeat(key: &str) -> Option<(&str, Timestamp)> {
     let (prefix, name) = key.rsplit_once('/')?;
     let (below, host) = prefix.rsplit_once('/')?;
-    if below.rsplit('/').next() != Some(HEARTBEATS) || prefix.split('/').any(|segment| segment.is_empty() || is_dots(segment)) {
+    if below.rsplit('/').next() != Some(HEARTBEATS)
+        || prefix.split('/').any(|segment| segment.is_empty() || is_dots(segment))
+    {
         return None;
     }
     decode_segment(host)?;
@@ -444,7 +446,9 @@ mod tests {
             assert_eq!((parse_heartbeat(&key), host_of_heartbeats(&prefix)), (Some((&*prefix, ts)), host.to_owned()));
             assert!(parse_heartbeat(&below("store/prefix", &key)).is_some() && parse_key(&key).is_none(), "{key}");
             // A database of that very prefix.
-            for of_database in [snapshot_key(&prefix, ts), tombstone_key(&prefix, ts), bad_marker_key(&snapshot_key(&prefix, ts))] {
+            for of_database in
+                [snapshot_key(&prefix, ts), tombstone_key(&prefix, ts), bad_marker_key(&snapshot_key(&prefix, ts))]
+            {
                 assert!(parse_heartbeat(&of_database).is_none() && parse_key(&of_database).is_some());
             }
         }

@@ -280,7 +280,10 @@ impl Status {
         let is_too_old = age_ms as f64 > limit.as_millis() as f64 + interval_ms;
         is_too_old.then(|| {
             let age = crate::inventory::rounded_age(age_ms / 1000);
-            format!("nothing is known of changes since {} ({age} ago), when the last good cycle began; {who}{why}", known.to_rfc3339())
+            format!(
+                "nothing is known of changes since {} ({age} ago), when the last good cycle began; {who}{why}",
+                known.to_rfc3339()
+            )
         })
     }
 

@@ -37,8 +37,12 @@ impl Found {
         let key = access.store.key(&object.location)?;
         let (prefix, time) = parse_heartbeat(key)?;
         let written = Timestamp::from_ms(object.last_modified.timestamp_millis()).unwrap_or(Timestamp::MIN);
-        (prefix.split('/').count() == 2)
-            .then(|| Self { host: host_of_heartbeats(prefix), key: key.to_owned(), time, written })
+        (prefix.split('/').count() == 2).then(|| Self {
+            host: host_of_heartbeats(prefix),
+            key: key.to_owned(),
+            time,
+            written,
+        })
     }
 }
 
@@ -119,9 +123,8 @@ pub(crate) fn expired(access: &Access, host: Option<&str>, time: Timestamp) -> R
         })?;
         let (by_key, by_store) = (found.iter().map(|f| f.0).max(), found.iter().map(|f| f.1).max());
         let is_old = |t: Timestamp| time.as_ms() - t.as_ms() > KEPT_MS;
-        let goes = |f: &&(Timestamp, Timestamp)| {
-            is_old(f.0) && is_old(f.1) && Some(f.0) != by_key && Some(f.1) != by_store
-        };
+        let goes =
+            |f: &&(Timestamp, Timestamp)| is_old(f.0) && is_old(f.1) && Some(f.0) != by_key && Some(f.1) != by_store;
         expired.extend(found.iter().filter(goes).map(|f| (prefix.clone(), f.0)));
     }
     expired.sort();

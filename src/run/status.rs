@@ -24,7 +24,10 @@ pub(crate) fn status(args: &cli::Status) -> anyhow::Result<u8> {
     let Some(store) = &args.store else {
         if asks_store {
             let flag = if args.from_store { "--from-store" } else { "--host" };
-            return Err(Error::Usage(format!("{flag} asks a store: give --store, such as --store s3://my-bucket/backups")).into());
+            return Err(Error::Usage(format!(
+                "{flag} asks a store: give --store, such as --store s3://my-bucket/backups"
+            ))
+            .into());
         }
         let dir = state_dir(args)?;
         return local(args, &all_in(&dir)?);
@@ -73,7 +76,8 @@ fn now_ms() -> i64 {
 fn local(args: &cli::Status, states: &[PathBuf]) -> anyhow::Result<u8> {
     let (mut code, mut unreadable) = (0, None);
     for state in states {
-        let told = Status::read(state, now_ms()).map_err(anyhow::Error::from).and_then(|status| one(args, state, &status));
+        let told =
+            Status::read(state, now_ms()).map_err(anyhow::Error::from).and_then(|status| one(args, state, &status));
         match told {
             Ok(one) => code = code.max(one),
             Err(e) if e.downcast_ref::<Error>().is_none() => return Err(e),
@@ -124,7 +128,11 @@ fn stale(
         let head = serde_json::to_string(status)?;
         let limit_s = limit.as_secs_f64();
         let unknown = serde_json::to_string(&unknown)?;
-        write!(out, "{},\"stale_after_s\":{limit_s},\"unknown\":{unknown},\"stale\":[", head.strip_suffix('}').unwrap_or(&head))?;
+        write!(
+            out,
+            "{},\"stale_after_s\":{limit_s},\"unknown\":{unknown},\"stale\":[",
+            head.strip_suffix('}').unwrap_or(&head)
+        )?;
     } else {
         writeln!(out, "{}", text::head(status))?;
     }
@@ -149,7 +157,8 @@ fn stale(
 /// Tells about the hosts that have heartbeats in the store.
 fn hosts(args: &cli::Status, store: &StoreArgs) -> anyhow::Result<u8> {
     let access = access(store)?;
-    let now = Timestamp::from_ms(now_ms()).ok_or_else(|| Error::Usage("the clock of this host is before 1970: set it first".into()))?;
+    let now = Timestamp::from_ms(now_ms())
+        .ok_or_else(|| Error::Usage("the clock of this host is before 1970: set it first".into()))?;
     let hosts = remote::hosts(&access, args.host.as_deref(), now)?;
     let (mut text, mut code) = (String::new(), 0);
     if !args.json {

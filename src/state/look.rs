@@ -14,7 +14,7 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::db::{APPLICATION_ID, SCHEMA_VERSION, Identity, open_quietly, state_error};
+use super::db::{APPLICATION_ID, Identity, SCHEMA_VERSION, open_quietly, state_error};
 use super::{CycleNote, cycles, notes};
 use crate::backlog::{Ages, Wait};
 use crate::error::{Error, Failure, Result};
@@ -130,7 +130,8 @@ impl Look {
             cycles::check(&conn)?;
             Ok(conn)
         };
-        let conn = open().map_err(|e| state_error(path, "cannot read it; a run of replicate would set a damaged one aside", e))?;
+        let conn = open()
+            .map_err(|e| state_error(path, "cannot read it; a run of replicate would set a damaged one aside", e))?;
         Ok(Self { path: path.to_path_buf(), conn, stamp })
     }
 
@@ -175,7 +176,8 @@ impl Look {
     pub fn databases(&self, named_max: usize) -> Result<(Known, BTreeMap<String, Failing>)> {
         self.read(|conn| {
             let (mut known, mut failing) = (counts(conn)?, BTreeMap::<String, Failing>::new());
-            let mut all = conn.prepare("SELECT path, error, failed_s FROM databases WHERE error IS NOT NULL AND gone_s IS NULL")?;
+            let mut all =
+                conn.prepare("SELECT path, error, failed_s FROM databases WHERE error IS NOT NULL AND gone_s IS NULL")?;
             let mut rows = all.query([])?;
             while let Some(row) = rows.next()? {
                 let error: String = row.get(1)?;
@@ -250,7 +252,11 @@ impl Look {
     #[must_use]
     pub fn disturbed(&self) -> Error {
         let source = std::io::Error::other("it was written to while it was read");
-        Error::Io { attempt: "read the state, which a loop has just begun to use: ask again,", path: self.path.clone(), source }
+        Error::Io {
+            attempt: "read the state, which a loop has just begun to use: ask again,",
+            path: self.path.clone(),
+            source,
+        }
     }
 
     /// The last cycles, the newest first, with their numbers; at most `most`.
@@ -293,9 +299,11 @@ impl Look {
     pub fn full_days(&self, today: i64) -> Result<Option<Days>> {
         self.read(|conn| {
             let Some(begin) = notes::first_full_day(conn, today)? else { return Ok(None) };
-            let sum = "SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM days WHERE day >= ?1 AND day < ?2";
+            let sum =
+                "SELECT coalesce(sum(objects), 0), coalesce(sum(bytes), 0) FROM days WHERE day >= ?1 AND day < ?2";
             let (objects, bytes): (i64, i64) = conn.query_row(sum, [begin, today], |r| Ok((r.get(0)?, r.get(1)?)))?;
-            let mut by_verb = conn.prepare("SELECT verb, sum(requests) FROM spent WHERE day >= ?1 AND day < ?2 GROUP BY verb")?;
+            let mut by_verb =
+                conn.prepare("SELECT verb, sum(requests) FROM spent WHERE day >= ?1 AND day < ?2 GROUP BY verb")?;
             let rows = by_verb.query_map([begin, today], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?.unsigned_abs())))?;
             let requests = rows.collect::<rusqlite::Result<_>>()?;
             let seconds = (today - begin).unsigned_abs() * 86_400;
@@ -309,8 +317,10 @@ impl Look {
     /// [`Error::State`] if it cannot be read.
     pub fn spent(&self, from: i64) -> Result<Vec<Spent>> {
         self.read(|conn| {
-            let mut all = conn.prepare("SELECT day, what, verb, requests FROM spent WHERE day >= ?1 ORDER BY day DESC, what, verb")?;
-            let rows = all.query_map([from], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get::<_, i64>(3)?.unsigned_abs())))?;
+            let mut all = conn
+                .prepare("SELECT day, what, verb, requests FROM spent WHERE day >= ?1 ORDER BY day DESC, what, verb")?;
+            let rows =
+                all.query_map([from], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get::<_, i64>(3)?.unsigned_abs())))?;
             rows.collect()
         })
     }
@@ -325,7 +335,8 @@ impl Look {
 }
 
 fn counts(conn: &Connection) -> rusqlite::Result<Known> {
-    let sql = "SELECT count(*) FILTER (WHERE gone_s IS NULL), count(*) FILTER (WHERE gone_s IS NULL AND key_ms IS NOT NULL),
+    let sql =
+        "SELECT count(*) FILTER (WHERE gone_s IS NULL), count(*) FILTER (WHERE gone_s IS NULL AND key_ms IS NOT NULL),
                count(*) FILTER (WHERE gone_s IS NOT NULL AND key_ms IS NOT NULL) FROM databases";
     conn.query_row(sql, [], |row| {
         let count = |at: usize| Ok::<u64, rusqlite::Error>(row.get::<_, i64>(at)?.unsigned_abs());

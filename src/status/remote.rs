@@ -96,7 +96,10 @@ impl Host {
             all.push(format!("its newest heartbeat is {} old{}", rounded_age(self.age_s), self.too_rare(limit_s)));
         }
         let Some(said) = &self.heartbeat else {
-            all.push(format!("its newest heartbeat cannot be read: {}", self.unreadable.as_deref().unwrap_or_default()));
+            all.push(format!(
+                "its newest heartbeat cannot be read: {}",
+                self.unreadable.as_deref().unwrap_or_default()
+            ));
             return all;
         };
         if let Some(oldest_s) = said.oldest_unprotected_s.filter(|oldest_s| now_age(*oldest_s) > limit_s) {
@@ -128,7 +131,9 @@ impl Host {
     fn too_rare(&self, limit_s: i64) -> String {
         let every_s = self.heartbeat.as_ref().and_then(|said| i64::try_from(said.every_s).ok());
         let every_s = every_s.filter(|every_s| *every_s >= limit_s && self.age_s <= every_s.saturating_mul(2));
-        every_s.map(|s| format!(" (they come every {}: give --stale more than that)", rounded_age(s))).unwrap_or_default()
+        every_s
+            .map(|s| format!(" (they come every {}: give --stale more than that)", rounded_age(s)))
+            .unwrap_or_default()
     }
 }
 

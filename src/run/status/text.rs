@@ -21,7 +21,10 @@ pub(super) fn head(status: &Status) -> String {
 pub(super) fn status(status: &Status) -> String {
     let mut lines = vec![head(status), running(status), known(status)];
     let d = &status.databases;
-    lines.push(format!("databases: {} known, {} stored, {} failing; {} gone from the host", d.known, d.stored, d.failing, d.gone));
+    lines.push(format!(
+        "databases: {} known, {} stored, {} failing; {} gone from the host",
+        d.known, d.stored, d.failing, d.gone
+    ));
     lines.extend(waiting(status));
     lines.extend(status.failures.iter().map(failing));
     if !status.cycles.is_empty() {
@@ -34,7 +37,12 @@ pub(super) fn status(status: &Status) -> String {
     lines.extend(rates(status));
     for (what, last) in [("prune", &status.last_prune), ("verify", &status.last_verify)] {
         lines.extend(last.as_ref().map(|run| {
-            format!("last {what}: {} (exit code {}): {}", ago(Some(run.at), status), run.exit_code, one_line(&run.result))
+            format!(
+                "last {what}: {} (exit code {}): {}",
+                ago(Some(run.at), status),
+                run.exit_code,
+                one_line(&run.result)
+            )
         }));
     }
     lines.extend(status.last_heartbeat.as_ref().map(|last| format!("last heartbeat: {}", ago(Some(last.at), status))));
@@ -45,7 +53,8 @@ pub(super) fn status(status: &Status) -> String {
 fn running(status: &Status) -> String {
     let l = &status.running;
     let of = |text: Option<String>| text.unwrap_or_default();
-    let who = of(l.pid.map(|pid| format!(" pid {pid}"))) + &of(l.litesnap.as_ref().map(|v| format!(", litesnap {}", one_line(v))));
+    let who = of(l.pid.map(|pid| format!(" pid {pid}")))
+        + &of(l.litesnap.as_ref().map(|v| format!(", litesnap {}", one_line(v))));
     let every = of(l.interval_s.map(|s| format!(", every {}", span(s))));
     let cooldown = of(l.cooldown_s.filter(|s| *s > 0).map(|s| format!(", cooldown {}", span(f64::from(s)))));
     if !l.is_running {
@@ -75,7 +84,10 @@ fn waiting(status: &Status) -> Vec<String> {
     }
     let oldest = rounded_age(w.oldest_s.unwrap_or_default());
     let mut lines = vec![
-        format!("waiting: {} (held back by a cooldown {}, failed {}, not tried {})", w.count, w.held, w.failed, w.untried),
+        format!(
+            "waiting: {} (held back by a cooldown {}, failed {}, not tried {})",
+            w.count, w.held, w.failed, w.untried
+        ),
         format!("  the oldest for {oldest}: {}", w.oldest.as_deref().unwrap_or_default()),
     ];
     let classes = w.ages.iter().filter(|class| class.count > 0).map(|class| match class.up_to_s {
@@ -93,7 +105,8 @@ fn failing(row: &FailureRow) -> String {
         write!(line, "\n  {}: {}", example.path, one_line(&example.detail)).expect("writing to a string cannot fail");
     }
     if row.count > row.examples.len() as u64 {
-        write!(line, "\n  and {} more", row.count - row.examples.len() as u64).expect("writing to a string cannot fail");
+        write!(line, "\n  and {} more", row.count - row.examples.len() as u64)
+            .expect("writing to a string cannot fail");
     }
     line
 }
@@ -143,7 +156,8 @@ fn requests(all: &[Requested]) -> Vec<String> {
 
 /// One database that is stale.
 pub(super) fn stale(one: &Stale, status: &Status) -> String {
-    let since = Timestamp::from_ms(one.since_s.saturating_mul(1000)).map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339);
+    let since =
+        Timestamp::from_ms(one.since_s.saturating_mul(1000)).map_or_else(|| "-".to_owned(), Timestamp::to_rfc3339);
     let age_ms = status.now_ms() - one.since_s.saturating_mul(1000);
     let age = if age_ms < -AHEAD_MAX_MS { "ahead of this clock".to_owned() } else { rounded_age(age_ms / 1000) };
     let error = one.error.as_ref().map(|e| format!(": {}", one_line(e))).unwrap_or_default();
@@ -188,11 +202,14 @@ pub(super) fn host(host: &Host, complaints: Option<Vec<String>>) -> String {
     }
     if let Some(said) = &host.heartbeat {
         let failing = said.failing.iter().map(|(word, n)| format!(" {}={n}", one_line(word))).collect::<String>();
-        let oldest = said.oldest_unprotected_s.map(|s| format!(", the oldest for {}", rounded_age(s))).unwrap_or_default();
+        let oldest =
+            said.oldest_unprotected_s.map(|s| format!(", the oldest for {}", rounded_age(s))).unwrap_or_default();
         let known = said.known_as_of_age_s.map_or_else(|| "-".to_owned(), |s| format!("{} before", rounded_age(s)));
         text += &format!(
             "; then: {} databases, {} waiting{oldest}, last good cycle {known}, litesnap {}",
-            said.databases, said.waiting.count, one_line(&said.litesnap)
+            said.databases,
+            said.waiting.count,
+            one_line(&said.litesnap)
         );
         if !failing.is_empty() {
             text += &format!(", failing:{failing}");
@@ -223,7 +240,8 @@ fn one_line(text: &str) -> String {
 fn ago(time: Option<Timestamp>, status: &Status) -> String {
     let Some(time) = time else { return "never".to_owned() };
     let age_ms = status.now_ms() - time.as_ms();
-    let age = if age_ms < -AHEAD_MAX_MS { "ahead of this clock".to_owned() } else { rounded_age(age_ms / 1000) + " ago" };
+    let age =
+        if age_ms < -AHEAD_MAX_MS { "ahead of this clock".to_owned() } else { rounded_age(age_ms / 1000) + " ago" };
     format!("{} ({age})", time.to_rfc3339())
 }
 
