@@ -49,7 +49,7 @@ pub struct PruneOptions {
     /// A database that has been gone from its host for this long loses everything.
     pub deleted_after: Option<Duration>,
     /// Ages are counted from now, but from no later than the store's own time of its newest object: a host clock that runs
-    /// ahead would else erase what is young; and a tombstone is no older than the store's own time of it. True to go by the
+    /// ahead would else erase what is young; and a tombstone or heartbeat is no older than the store's own time of it. True to go by the
     /// host's clock and the times in keys alone, in a store in which nothing is new, or that is a copy.
     pub trust_clock: bool,
     /// Whose old heartbeats go, too: those older than a month but for the newest.
@@ -131,7 +131,7 @@ pub fn prune(access: &Access, options: &PruneOptions, now: Timestamp, observer: 
     report.counted_from = (now.as_ms() - time.as_ms() > DAY_MS).then_some(time);
     let mut plan = decide_all(access, &catalogue, options, (now, time), &mut report, observer)?;
     let seen = catalogue.totals().heartbeats;
-    for (prefix, time) in expired_heartbeats(access, &options.heartbeats, seen, time)? {
+    for (prefix, time) in expired_heartbeats(access, options, seen, time)? {
         plan.add_heartbeat(&prefix, time)?;
     }
     report.unmatched = catalogue.unmatched(&options.names)?.into_iter().map(str::to_owned).collect();
@@ -156,15 +156,15 @@ pub fn prune(access: &Access, options: &PruneOptions, now: Timestamp, observer: 
 /// The heartbeats that go; of all hosts' ones a listing of everything has `seen` so many.
 fn expired_heartbeats(
     access: &Access,
-    whose: &Heartbeats,
+    options: &PruneOptions,
     seen: u64,
     time: Timestamp,
 ) -> Result<Vec<(String, Timestamp)>> {
-    match whose {
+    match &options.heartbeats {
         Heartbeats::None => Ok(Vec::new()),
         Heartbeats::All if seen == 0 => Ok(Vec::new()),
-        Heartbeats::All => crate::heartbeat::find::expired(access, None, time),
-        Heartbeats::Of(host) => crate::heartbeat::find::expired(access, Some(host), time),
+        Heartbeats::All => crate::heartbeat::find::expired(access, None, time, options.trust_clock),
+        Heartbeats::Of(host) => crate::heartbeat::find::expired(access, Some(host), time, options.trust_clock),
     }
 }
 

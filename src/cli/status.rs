@@ -17,11 +17,16 @@ counts as stale. Two loops under one host name in one store share their heartbea
 Exit codes: 0 told, and nothing is stale; 1 something is stale, or there is no heartbeat; 2 usage, no state, or a state that \
 cannot be read; 3 the store could not be reached or refused us; 130/143 interrupted.";
 
+/// What the store is called where none is given: nobody can type it, not even an empty variable.
+const NO_STORE: &str = "\0";
+
 #[derive(Debug, Args)]
-#[command(after_help = AFTER, mut_arg("store", |store| store.required(false)))]
+#[command(after_help = AFTER)]
+#[command(mut_arg("store", |store| store.required(false).default_value(NO_STORE).hide_default_value(true)))]
 pub(crate) struct Status {
+    // Not an Option of it: a variable for any of its options would then ask for a store.
     #[command(flatten)]
-    pub(crate) store: Option<StoreArgs>,
+    pub(crate) maybe_store: StoreArgs,
 
     /// Where it is remembered what is stored [default: as for replicate]
     #[arg(long, value_name = "DIR", env = "LITESNAP_STATE_DIR")]
@@ -42,4 +47,11 @@ pub(crate) struct Status {
     /// Print one JSON object for each store, or for each host that it has heartbeats of
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl Status {
+    /// The store that is meant; `None` for every one that there is a state of.
+    pub(crate) fn store(&self) -> Option<&StoreArgs> {
+        (self.maybe_store.store != NO_STORE).then_some(&self.maybe_store)
+    }
 }

@@ -26,6 +26,8 @@ pub struct Found {
     pub host: String,
     /// Its key below the store's prefix.
     pub key: String,
+    /// Its bytes.
+    pub size: u64,
     /// The time in its key, by the host's clock.
     pub time: Timestamp,
     /// When it was written, by the store's clock.
@@ -40,6 +42,7 @@ impl Found {
         (prefix.split('/').count() == 2).then(|| Self {
             host: host_of_heartbeats(prefix),
             key: key.to_owned(),
+            size: object.size,
             time,
             written,
         })
@@ -104,8 +107,13 @@ fn list<'a>(access: &'a Access, prefix: &str, after: Option<Timestamp>) -> objec
 }
 
 /// Those that may go at `time`: older than a month by their keys and by the store's clock, and not the newest of their host by
-/// either. Of `host` alone if one is given; else of all.
-pub(crate) fn expired(access: &Access, host: Option<&str>, time: Timestamp) -> Result<Vec<(String, Timestamp)>> {
+/// either; by their keys alone, if they are trusted. Of `host` alone if one is given; else of all.
+pub(crate) fn expired(
+    access: &Access,
+    host: Option<&str>,
+    time: Timestamp,
+    trust_keys: bool,
+) -> Result<Vec<(String, Timestamp)>> {
     let prefixes = match host {
         Some(host) => vec![heartbeats_of(host)],
         None => hosts(access)?,
@@ -123,8 +131,10 @@ pub(crate) fn expired(access: &Access, host: Option<&str>, time: Timestamp) -> R
         })?;
         let (by_key, by_store) = (found.iter().map(|f| f.0).max(), found.iter().map(|f| f.1).max());
         let is_old = |t: Timestamp| time.as_ms() - t.as_ms() > KEPT_MS;
-        let goes =
-            |f: &&(Timestamp, Timestamp)| is_old(f.0) && is_old(f.1) && Some(f.0) != by_key && Some(f.1) != by_store;
+        let goes = |(by_own, by_stores): &&(Timestamp, Timestamp)| {
+            let is_by_keys = is_old(*by_own) && Some(*by_own) != by_key;
+            is_by_keys && (trust_keys || (is_old(*by_stores) && Some(*by_stores) != by_store))
+        };
         expired.extend(found.iter().filter(goes).map(|f| (prefix.clone(), f.0)));
     }
     expired.sort();

@@ -21,7 +21,7 @@ use crate::cli::{self, StoreArgs};
 
 pub(crate) fn status(args: &cli::Status) -> anyhow::Result<u8> {
     let asks_store = args.from_store || args.host.is_some();
-    let Some(store) = &args.store else {
+    let Some(store) = args.store() else {
         if asks_store {
             let flag = if args.from_store { "--from-store" } else { "--host" };
             return Err(Error::Usage(format!(

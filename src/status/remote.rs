@@ -52,7 +52,8 @@ pub fn hosts(access: &Access, host: Option<&str>, now: Timestamp) -> Result<Vec<
 
 fn read(access: &Access, found: Found, now: Timestamp) -> Result<Host> {
     let name = &access.store.name;
-    let read = match access.read_small(&found.key, LEN_MAX as u64 + 1) {
+    // No more than there is: not every store takes that for all of it.
+    let read = match access.read_small(&found.key, found.size.clamp(1, LEN_MAX as u64 + 1)) {
         Ok(bytes) => Heartbeat::parse(&bytes).map_err(|e| e.to_string()),
         Err(FetchError::Untried) if access.control.is_stopped() => {
             return Err(Error::Interrupted { signal: access.control.stop_signal().unwrap_or_default() });

@@ -99,7 +99,7 @@ fn what_waits_too_long_is_listed_with_why() {
     let all = parsed(&status(&place, &["--stale", "0s", "--json"]).expect_code(1));
     let listed: Vec<_> = all["stale"].as_array().unwrap().iter().map(|one| one["wait"].as_str().unwrap()).collect();
     assert!(listed.len() == 2 && listed.contains(&"held") && listed.contains(&"failed"), "{all:#}");
-    assert_eq!(picked(&all, ["/unknown", "/stale_after_s"]), json!([null, 0.0]));
+    assert_eq!(picked(&all, ["/unknown", "/stale_after_s"]), json!([null, 0]));
 }
 
 /// What was untried has no failure of its own; before any cycle has ended well nothing is called fresh.
@@ -113,7 +113,8 @@ fn with_the_store_down_all_that_changed_is_stale_and_nothing_else_is_known() {
         fs::copy(&first, place.db(&format!("{n}.db"))).unwrap();
     }
     let url = server.url("bucket", "p");
-    let once = || place.run(&["replicate", "data", "--store", &url, "--state-dir", "state", "--once"]);
+    let once =
+        || place.run(&["replicate", "data", "--store", &url, "--state-dir", "state", "--once", "--concurrency", "1"]);
     server.fail_from(1, Fault::answer(403, "AccessDenied"));
     once().expect_code(3);
     let ran = status(&place, &["--stale", "1h"]).expect_code(1);
@@ -227,12 +228,26 @@ fn bad_input_gets_one_line() {
         (&["--state-dir", "state"], "there is no state in state"),
         (&["--from-store"], "--from-store asks a store: give --store"),
         (&["--host", "web-1"], "--host asks a store: give --store"),
-        (&["--state-dir", "state", "--endpoint", "http://127.0.0.1:1"], "no store given"),
+        (&["--store", ""], "store"),
         (&["--stale", "soon"], "such as 30s, 5m, 2h"),
     ] {
         let ran = place.run(&[&["status"], args].concat()).expect_code(2);
         assert!(ran.err.contains(said) && ran.err.lines().count() == 1 && ran.out.is_empty(), "{said}: {ran:#?}");
     }
+}
+
+/// Variables that other commands want are no question about a store; the one that names a store is.
+#[test]
+fn variables_of_a_service_do_not_change_the_question() {
+    let mut place = Place::new();
+    place.make("a.db", "delete", 1);
+    place.once().expect_code(0);
+    place.env.push(("LITESNAP_CONCURRENCY".into(), "7".into()));
+    assert!(status(&place, &[]).expect_code(0).out.starts_with("state "));
+    place.env.push(("LITESNAP_STORE".into(), "store".into()));
+    assert!(status(&place, &[]).expect_code(0).out.starts_with("state "));
+    place.env.push(("LITESNAP_STATE_DIR".into(), "nowhere".into()));
+    assert!(place.run(&["status"]).expect_code(1).out.starts_with("store "));
 }
 
 #[test]
