@@ -443,7 +443,11 @@ impl Cycle {
                 self.settled.fetch_add(1, Ordering::Relaxed);
                 self.tell_recovery(job.id, &job.path);
                 self.observer.done(bytes);
-                let stored_s = u32::try_from(self.engine.watch.clock.now() / SECOND).unwrap_or(u32::MAX);
+                let now_s = self.engine.watch.clock.now() / SECOND;
+                let stored_s = u32::try_from(now_s).unwrap_or(u32::MAX);
+                if self.engine.watch.table.get(job.id).is_some_and(|slot| slot.stored_s != 0) {
+                    self.engine.first_hour.stored_again(job.id, now_s);
+                }
                 let change = Change::Stored {
                     id: job.id,
                     path: job.path,

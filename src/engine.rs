@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::clock::Nanos;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::first_hour::FirstHour;
 use crate::record::Doubt;
 use crate::scan::OwnFiles;
 use crate::snapshot::Reader;
@@ -31,6 +32,8 @@ pub(crate) struct Engine {
     pub(crate) runtime: Runtime,
     /// Whether the store may hold more than is recorded.
     pub(crate) doubt: Arc<Doubt>,
+    /// What the first hour costs.
+    pub(crate) first_hour: FirstHour,
     /// The patterns are those under which everything known was seen.
     pub(crate) same_patterns: AtomicBool,
     /// Databases accepted as gone, of which the store could not be told yet; empty while it can. Lost in a restart, after

@@ -26,6 +26,9 @@ pub const KEY_LEN_MAX: usize = 1024;
 /// renames nothing.
 pub const TEMPLATE_DEFAULT: &str = "{{path}}";
 
+/// The name of a folder in the store that a pattern brings along ([`crate::pattern::Pattern::with_constants`]).
+pub const REPLICA: &str = "replica";
+
 const SNAPSHOT: &str = ".db.lz4";
 const TOMBSTONE: &str = ".deleted";
 const BAD: &str = ".bad";
@@ -142,7 +145,7 @@ impl Template {
     /// The prefix of the database at `path`, without the store's own prefix: at least one segment, no slash at
     /// either end, no empty segment, no `.` or `..`.
     ///
-    /// `{{path}}` keeps its slashes; everywhere else a value is one segment or a part of one. Two databases may
+    /// `{{path}}` and `{{replica}}` keep their slashes; everywhere else a value is one segment or a part of one. Two databases may
     /// still get the same prefix, where the template leaves out what tells them apart: the caller looks for that.
     ///
     /// # Errors
@@ -163,7 +166,13 @@ impl Template {
                 _ => {
                     let value = captures.iter().find(|(captured, _)| *captured == name);
                     let (_, value) = value.ok_or_else(|| RenderError::Missing(name.to_owned()))?;
-                    prefix.add(value)
+                    if name == REPLICA {
+                        let parts = value.split(|b| *b == b'/').filter(|part| !part.is_empty());
+                        prefix.add_segments(parts);
+                        value.iter().all(|b| *b == b'/')
+                    } else {
+                        prefix.add(value)
+                    }
                 }
             };
             if is_empty {

@@ -4,6 +4,9 @@
 //! [`config`] → [`pattern`] → [`scan`] → [`detect`] → [`watch`] → [`snapshot`] → [`object`] → [`upload`] → [`record`] →
 //! [`state`], put together by [`cycle`] and [`replicate`].
 //!
+//! A process that has one of the databases open itself must not back it up: closing any descriptor of a file drops all POSIX
+//! locks that the process has on it, SQLite's among them. Embed the loop in a supervisor (`examples/embed.rs`).
+//!
 //! One pass over a folder of databases, into memory:
 //!
 //! ```
@@ -31,6 +34,7 @@
 pub mod config;
 pub mod plan;
 pub mod replicate;
+pub mod settings;
 
 pub mod pattern;
 pub mod scan;
@@ -67,8 +71,12 @@ pub mod verify;
 pub mod restore;
 pub mod upkeep;
 
+pub mod cost;
+pub mod explain;
+
 pub mod cycle;
 mod engine;
+mod first_hour;
 mod gone;
 pub mod heartbeat;
 pub mod monitor;

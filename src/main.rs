@@ -8,22 +8,23 @@ mod signals;
 use std::io::Write;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     // Copies, state and a folder's objects hold other people's data: nobody else's business. SQLite sets the mode of
     // sidecars itself, from the database's.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     give_memory_back();
-    let cli = match cli::Cli::try_parse() {
+    let cli = match run::file::command_line() {
         Ok(cli) => cli,
-        Err(e) => return usage(&e),
+        Err(e) => return e.downcast_ref().map_or_else(|| failed(&e), usage),
     };
     let bar = progress::Bar::new();
     start_logging(&bar);
     let done = match cli.command {
         cli::Command::Replicate(args) => run::replicate(*args, bar),
+        cli::Command::Explain(args) => run::explain(&args),
         cli::Command::Restore(args) => run::restore(*args, bar),
         cli::Command::Prune(args) => run::prune(&args),
         cli::Command::Purge(args) => run::purge(&args),
@@ -32,14 +33,20 @@ fn main() -> ExitCode {
         cli::Command::Status(args) => run::status(&args),
         cli::Command::List(args) => run::list(&args),
         cli::Command::Show(args) => run::show(&args),
+        cli::Command::Config(args) => run::config(&args.what),
+        cli::Command::Demo(args) => run::demo(&args),
+        cli::Command::Completions(args) => run::completions(&args),
+        cli::Command::Man(args) => run::man(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tell(&format!("litesnap: {error:#}"));
-            ExitCode::from(error.downcast_ref::<litesnap::error::Error>().map_or(1, litesnap::error::Error::exit_code))
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    tell(&format!("litesnap: {}", run::file::explained(error)));
+    ExitCode::from(error.downcast_ref::<litesnap::error::Error>().map_or(1, litesnap::error::Error::exit_code))
 }
 
 /// Lets glibc return large buffers to the system when they are freed. Left alone it raises its threshold with the first

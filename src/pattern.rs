@@ -30,6 +30,8 @@ pub struct Pattern {
     root: PathBuf,
     names: Vec<String>,
     magic_only: bool,
+    /// Names that no part of the path stands for.
+    constants: Vec<(String, String)>,
 }
 
 /// What one name of a path must look like.
@@ -122,10 +124,65 @@ impl Pattern {
         self.magic_only
     }
 
-    /// The names that [`captures`](Self::captures) gives, in its order: that of the path.
+    /// The same pattern with names that stand for the same in every path that matches. Only `replica` may hold slashes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if a name is none, is given already, or a value could be no part of a key.
+    pub fn with_constants(mut self, constants: &[(String, String)]) -> Result<Self, Error> {
+        for (name, value) in constants {
+            let wrong = |what: &str| usage(OsStr::new(&self.text), what);
+            parse_name(format!("{name}}}").as_bytes()).map_err(|what| wrong(&what))?;
+            if ["path", "hostname"].contains(&name.as_str()) || self.capture_names().contains(&name.as_str()) {
+                return Err(wrong(&format!("the name {{{name}}} stands for something already; take another")));
+            }
+            let is_part = |part: &str| !part.is_empty() && !matches!(part, "." | "..");
+            if !value.split('/').all(is_part) || (value.contains('/') && name != crate::layout::REPLICA) {
+                return Err(wrong(&format!("{name} is no part of a key; write a name without slashes, such as prod")));
+            }
+            self.constants.push((name.clone(), value.clone()));
+        }
+        Ok(self)
+    }
+
+    /// The names given to it, and what they stand for in every path.
+    #[must_use]
+    pub fn constants(&self) -> &[(String, String)] {
+        &self.constants
+    }
+
+    /// Whether it is certain that every path which `other` matches matches this one, too. Tells what stands in the text, and
+    /// goes no further: two classes of characters are alike only if they are written alike.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        // Nobody writes such patterns, and the work is their product.
+        const WORK_MAX: usize = 1 << 20;
+        let (ours, theirs) = (&self.segments, &other.segments);
+        if ours.len().saturating_mul(theirs.len()) > WORK_MAX {
+            return false;
+        }
+        // Whether our segments from one on cover theirs from another on; from the last to the first.
+        let is_end = |segments: &[Segment]| segments.iter().all(|s| *s == Segment::Recursive);
+        let mut after: Vec<bool> = vec![false; theirs.len()];
+        after.push(true);
+        for (at, segment) in ours.iter().enumerate().rev() {
+            let mut row = vec![false; theirs.len() + 1];
+            row[theirs.len()] = is_end(&ours[at..]);
+            for (index, their) in theirs.iter().enumerate().rev() {
+                row[index] = match (segment, their) {
+                    (Segment::Recursive, _) => after[index] || row[index + 1],
+                    (_, Segment::Recursive) => false,
+                    (segment, their) => segment.covers(their) && after[index + 1],
+                };
+            }
+            after = row;
+        }
+        after[0]
+    }
+
+    /// The names that [`captures`](Self::captures) gives, in its order: that of the path, then the constant ones.
     #[must_use]
     pub fn capture_names(&self) -> Vec<&str> {
-        self.names.iter().map(String::as_str).collect()
+        self.names.iter().chain(self.constants.iter().map(|(name, _)| name)).map(String::as_str).collect()
     }
 
     /// Whether the absolute path `path` as a whole matches; if so, what each name stands for.
@@ -133,7 +190,7 @@ impl Pattern {
     /// Besides `{name}`, a segment with a single `*` gets a name from its neighbours: after `projects`
     /// project, after `databases`, `dbs`, `db` or `data` database, after `branches` branch, after
     /// `tenants` tenant, and before `databases` project. Each name is given once: written ones first,
-    /// then by the folder before (a plain `db` or `data` says least, and comes last), leftmost first.
+    /// then by the folder before (a plain `db` says little and `data` least, and they come last), leftmost first.
     /// Of several wildcards in one name all but the last take as little as they can.
     #[must_use]
     pub fn captures<'a>(&'a self, path: &'a Path) -> Option<Vec<(&'a str, &'a [u8])>> {
@@ -155,7 +212,8 @@ impl Pattern {
                 }
             });
         }
-        Some(self.names.iter().map(String::as_str).zip(values).collect())
+        let constants = self.constants.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        Some(self.names.iter().map(String::as_str).zip(values).chain(constants).collect())
     }
 
     /// The segments below the root; at least one.
@@ -184,7 +242,8 @@ impl Pattern {
         let literal = segments.iter().take_while(|s| matches!(s, Segment::Literal(_))).count();
         let root_len = literal.min(segments.len().saturating_sub(1));
         let root = literal_path(&segments[..root_len]);
-        Self { text: text.to_string_lossy().into_owned(), segments, root_len, root, names, magic_only: false }
+        let text = text.to_string_lossy().into_owned();
+        Self { text, segments, root_len, root, names, magic_only: false, constants: Vec::new() }
     }
 
     /// The whole path, of a pattern without any wildcard.
@@ -260,6 +319,28 @@ impl Segment {
         }
     }
 
+    /// Whether it is certain that every name which `other` matches matches this, too.
+    fn covers(&self, other: &Self) -> bool {
+        let Self::Wild(ours) = self else { return self == other };
+        let theirs = match other {
+            Self::Literal(name) => return self.matches(name),
+            Self::Recursive => return false,
+            Self::Wild(theirs) => theirs,
+        };
+        let (before, behind): (&[u8], &[u8]) = match ours.as_slice() {
+            [Token::Star(_)] => return true,
+            [Token::Star(_), Token::Literal(end)] => (&[], end),
+            [Token::Literal(start), Token::Star(_)] => (start, &[]),
+            [Token::Literal(start), Token::Star(_), Token::Literal(end)] => (start, end),
+            _ => return ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(a, b)| a.is_like(b)),
+        };
+        // Their first and last token are two where both are literal: something stands between.
+        let starts = |t: &Token| matches!(t, Token::Literal(start) if start.starts_with(before));
+        let ends = |t: &Token| matches!(t, Token::Literal(end) if end.ends_with(behind));
+        (before.is_empty() || theirs.first().is_some_and(starts))
+            && (behind.is_empty() || theirs.last().is_some_and(ends))
+    }
+
     /// The star of a segment that has exactly one, if it is not named yet.
     fn lone_unnamed_star(&mut self) -> Option<&mut Option<usize>> {
         let Self::Wild(tokens) = self else { return None };
@@ -272,6 +353,11 @@ impl Segment {
 }
 
 impl Token {
+    /// Whether both match the same, whatever a star is called.
+    fn is_like(&self, other: &Self) -> bool {
+        self == other || matches!((self, other), (Self::Star(_), Self::Star(_)))
+    }
+
     /// How many bytes of `name` from `at` on this token takes; `None` if it does not match there.
     fn takes(&self, name: &[u8], at: usize) -> Option<usize> {
         let rest = name.get(at..).filter(|rest| !rest.is_empty())?;
@@ -561,7 +647,7 @@ fn class_char(rest: &[u8]) -> Option<(char, usize)> {
 type NameRule = fn(Option<&[u8]>, Option<&[u8]>) -> Option<&'static str>;
 
 /// In order of strength.
-const NAME_RULES: [NameRule; 3] = [
+const NAME_RULES: [NameRule; 4] = [
     |before, _| match before? {
         b"projects" => Some("project"),
         b"databases" | b"dbs" => Some("database"),
@@ -570,7 +656,8 @@ const NAME_RULES: [NameRule; 3] = [
         _ => None,
     },
     |_, after| (after? == b"databases").then_some("project"),
-    |before, _| matches!(before?, b"db" | b"data").then_some("database"),
+    |before, _| (before? == b"db").then_some("database"),
+    |before, _| (before? == b"data").then_some("database"),
 ];
 
 /// Names stars by their neighbours; the rule stands at [`Pattern::captures`].
@@ -701,6 +788,7 @@ mod tests {
             ("/data/*.db", "/data/a.db", vec![("database", "a")]),
             ("/data/*/dbs/*.db", "/data/a/dbs/b.db", vec![("database", "b")]),
             ("/data/*/x/{database}.db", "/data/a/x/b.db", vec![("database", "b")]),
+            ("/data/*/db/*.sqlite", "/data/a/db/b.sqlite", vec![("database", "b")]),
             ("/a/databases/*/databases/*.db", "/a/databases/x/databases/y.db", vec![("database", "x")]),
             ("/a/tenants/*-*.db", "/a/tenants/x-y.db", vec![]),
             ("/a/tenants/x?*.db", "/a/tenants/xyz.db", vec![("tenant", "z")]),
@@ -718,6 +806,65 @@ mod tests {
             let pattern = parse(pattern);
             assert_eq!(captures(&pattern, path), Some(expected.clone()), "{}", pattern.text());
             assert_eq!(pattern.capture_names(), expected.iter().map(|&(n, _)| n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn covers_by_table() {
+        for (ours, theirs, expected) in [
+            ("/data/*.db", "/data/*.db", true),
+            ("/data/{a}.db", "/data/*.db", true),
+            ("/data//./*.db", "/data/*.db", true),
+            ("/data/*", "/data/*.db", true),
+            ("/data/*.db", "/data/*", false),
+            ("/data/*.db", "/data/a*.db", true),
+            ("/data/a*.db", "/data/*.db", false),
+            ("/data/*.db", "/data/a.db", true),
+            ("/data/*.db", "/data/a.sqlite", false),
+            ("/data/*", "/data/x/*", false),
+            ("/data/**/*.db", "/data/*.db", true),
+            ("/data/**/*.db", "/data/x/y/*.db", true),
+            ("/data/**/*.db", "/data/x/**/*.db", true),
+            ("/data/**/*.db", "/data/**/*.sqlite", false),
+            ("/data/x/**/*.db", "/data/**/*.db", false),
+            ("/data/**", "/data/a.db", true),
+            ("/data/**", "/data", false),
+            ("/data/*/x/*.db", "/data/y/x/*.db", true),
+            ("/data/y/x/*.db", "/data/*/x/*.db", false),
+            ("/data/[ab].db", "/data/[ab].db", true),
+            ("/data/[ab].db", "/data/[a].db", false),
+            ("/data/ab*ba", "/data/ab*aba", true),
+            ("/data/ab*ba", "/data/aba", false),
+            ("/**", "/data/**", true),
+        ] {
+            assert_eq!(parse(ours).covers(&parse(theirs)), expected, "{ours} over {theirs}");
+        }
+        let folder = Pattern::directory(Path::new("/data"));
+        assert!(folder.covers(&parse("/data/x/*.db")) && folder.covers(&Pattern::directory(Path::new("/data/x"))));
+        assert!(!folder.covers(&parse("/date/*.db")) && !parse("/data/**/*.db").covers(&folder));
+    }
+
+    #[test]
+    fn constants_are_captured_from_every_path() {
+        let given = |constants: &[(&str, &str)]| {
+            let constants: Vec<_> = constants.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+            parse("/data/{tenant}.db").with_constants(&constants)
+        };
+        let pattern = given(&[("env", "prod"), ("replica", "a/litesnap")]).expect("valid");
+        assert_eq!(pattern.capture_names(), ["tenant", "env", "replica"]);
+        let expected = vec![("tenant", "t"), ("env", "prod"), ("replica", "a/litesnap")];
+        assert_eq!(captures(&pattern, "/data/t.db"), Some(expected));
+        for (constants, part) in [
+            ([("tenant", "x")], "{tenant} stands for something already"),
+            ([("path", "x")], "{path} stands for something"),
+            ([("Env", "x")], "{Env} is not a name"),
+            ([("env", "")], "no part of a key"),
+            ([("env", "a/b")], "no part of a key"),
+            ([("replica", "a//b")], "no part of a key"),
+            ([("replica", "../b")], "no part of a key"),
+        ] {
+            let message = given(&constants).expect_err("refused").to_string();
+            assert!(message.contains(part), "{message}");
         }
     }
 
@@ -838,6 +985,20 @@ mod tests {
             let theirs = glob::Pattern::new(&pattern).expect("valid for glob").matches_with(&path, options);
             let ours = parse(&pattern).captures(Path::new(&path)).is_some();
             prop_assert_eq!(ours, theirs, "{} on {}", pattern, path);
+        }
+
+        #[test]
+        fn what_is_covered_is_matched(
+            ours in r"(/([ab]{1,2}|\*|[ab]\*|\*[ab]|\?|\*\*|[ab]\*[ab]|[ab]\?)){1,4}",
+            theirs in r"(/([ab]{1,2}|\*|[ab]\*|\*[ab]|\?|\*\*|[ab]\*[ab]|[ab]\?)){1,4}",
+            paths in proptest::collection::vec("(/[ab]{1,3}){1,5}", 20),
+        ) {
+            let (ours, theirs) = (parse(&ours), parse(&theirs));
+            for path in &paths {
+                let path = Path::new(path);
+                prop_assert!(!ours.covers(&theirs) || theirs.captures(path).is_none() || ours.captures(path).is_some());
+            }
+            prop_assert!(ours.covers(&ours));
         }
 
         #[test]

@@ -102,7 +102,7 @@ fn why(candidate: &Candidate) -> &'static str {
     }
 }
 
-fn key_of(
+pub(crate) fn key_of(
     watch: &Watch,
     address: &Described,
     candidate: &Candidate,

@@ -17,6 +17,7 @@ use crate::control::Control;
 use crate::cycle::{Cycle, Observer};
 use crate::engine::{Engine, load, own_files, pool, runtime, state_path};
 use crate::error::{Error, Result};
+use crate::first_hour::FirstHour;
 use crate::fs::{create_private_dir, shown};
 use crate::heartbeat::Heart;
 use crate::monitor::Monitor;
@@ -130,6 +131,7 @@ impl Replicator {
             uploader,
             runtime,
             doubt,
+            first_hour: FirstHour::default(),
             same_patterns,
             untold: Mutex::default(),
         });
@@ -241,6 +243,11 @@ impl Replicator {
             }
         });
         let cycle = self.monitor.ended(report, ages);
+        let (requests, stored) = (self.engine.store.requests.snapshot(), (report.stored, report.bytes));
+        let cooldown_s = watch.config.pace.cooldown_s;
+        if let Some(line) = self.engine.first_hour.cycle_ended(now_s, requests, stored, cooldown_s) {
+            log::info!("{line}");
+        }
         if let Err(e) = watch.db.note_cycle(&cycle, &self.monitor.loop_note(), asked, day_of(now_s)) {
             log::debug!("{}", chain(&e));
         }

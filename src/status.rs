@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cost::Bill;
 use crate::error::{Error, Result};
 use crate::fs::shown;
 use crate::heartbeat::LastHeartbeat;
@@ -76,8 +77,8 @@ pub struct Status {
     pub last_heartbeat: Option<LastHeartbeat>,
     /// Requests by day, what for, and verb.
     pub requests: Vec<Requested>,
-    /// What a month like the last days costs.
-    pub bill: Option<Bill>,
+    /// What a month like the last days costs; nothing until an hour is over.
+    pub bill: Option<Billed>,
     #[serde(skip)]
     now_ms: i64,
 }
@@ -187,9 +188,15 @@ pub struct Requested {
     pub requests: u64,
 }
 
-/// What a month like the last days costs.
+/// What a month like the time before costs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub enum Bill {}
+pub struct Billed {
+    /// From so many seconds: full days if there was one, else what the cycles tell that are kept.
+    pub seconds: u64,
+    /// The bill.
+    #[serde(flatten)]
+    pub bill: Bill,
+}
 
 /// Where the state of the store with this identity lies, if there is one.
 #[must_use]
@@ -243,13 +250,13 @@ impl Status {
             waiting: backlog(&look.waiting(now_s)?, now_s),
             failures,
             throughput: throughput(&cycles),
-            cycles: cycles.into_iter().take(CYCLES_SHOWN).map(|(_, cycle)| cycle).collect(),
             objects_per_day: look.objects_per_day(today)?,
             last_prune: last(look, &note_of("prune"))?,
             last_verify: last(look, &note_of("verify"))?,
             last_heartbeat: last(look, crate::heartbeat::NOTE)?,
             requests: look.spent(today - DAYS_SHOWN + 1)?.into_iter().map(requested).collect(),
-            bill: bill(look, today)?,
+            bill: bill(look, today, &cycles)?,
+            cycles: cycles.into_iter().take(CYCLES_SHOWN).map(|(_, cycle)| cycle).collect(),
             now_ms,
         })
     }

@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::access::Access;
-use crate::clock::{Clock, MILLISECOND};
+use crate::clock::{Clock, MILLISECOND, SECOND};
 use crate::config::{Config, Schedule};
 use crate::control::Control;
 use crate::cycle::Silent;
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prune::{Heartbeats, PruneOptions, prune};
-use crate::state::StateDb;
+use crate::state::{StateDb, day_of};
 use crate::store::{Env, StoreOptions};
 use crate::timestamp::Timestamp;
 use crate::verify::{Extent, VerifyOptions, verify};
@@ -214,6 +214,14 @@ impl Upkeep {
         Access::open(&self.store, &self.env, self.concurrency, Arc::clone(&self.control))
     }
 
+    /// What it asked of the store is counted under its name, also where it failed.
+    fn count(&self, task: Task, access: &Access) {
+        let day = day_of(self.clock.now() / SECOND);
+        if let Err(e) = self.db.note_spent(task.name(), &access.store.requests.snapshot(), day) {
+            log::debug!("{}", crate::record::chain(&e));
+        }
+    }
+
     fn prune(&self, now: Timestamp) -> Result<(u8, String)> {
         let options = PruneOptions {
             names: self.names.clone(),
@@ -221,7 +229,10 @@ impl Upkeep {
             heartbeats: self.heartbeats.clone(),
             ..PruneOptions::default()
         };
-        let report = prune(&self.access()?, &options, now, &Silent)?;
+        let access = self.access()?;
+        let report = prune(&access, &options, now, &Silent);
+        self.count(Task::Prune, &access);
+        let report = report?;
         if let Some(signal) = report.interrupted {
             return Err(Error::Interrupted { signal });
         }
@@ -238,7 +249,10 @@ impl Upkeep {
             mark: true,
             state_dir: Some(self.state_dir.clone()),
         };
-        let report = verify(&self.access()?, &options, now, &Silent)?;
+        let access = self.access()?;
+        let report = verify(&access, &options, now, &Silent);
+        self.count(Task::Verify, &access);
+        let report = report?;
         if let Some(signal) = report.interrupted {
             return Err(Error::Interrupted { signal });
         }

@@ -558,7 +558,7 @@ pub(crate) fn is_unsupported(error: &object_store::Error) -> bool {
 }
 
 /// The size of all parts but the last, from the raw size: known before anything is compressed.
-fn part_size(raw_size: u64) -> u64 {
+pub(crate) fn part_size(raw_size: u64) -> u64 {
     // What LZ4 cannot compress grows by its block headers and checksums; the description follows.
     let worst = raw_size + raw_size / 1000 + (1 << 20);
     worst.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_MIN)

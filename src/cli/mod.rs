@@ -1,5 +1,10 @@
 //! The command line as typed. Nothing is decided here: [`litesnap::config`] validates.
 
+mod completions;
+mod config;
+mod demo;
+mod explain;
+pub(crate) mod file;
 mod forget_gone;
 mod keep;
 mod list;
@@ -10,11 +15,16 @@ mod status;
 mod telling;
 mod verify;
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use litesnap::config::{CONCURRENCY_DEFAULT, REQUEST_TIMEOUT_DEFAULT, parse_duration};
 
+pub(crate) use completions::{Completions, Man, Shell};
+pub(crate) use config::{Ask, Config};
+pub(crate) use demo::Demo;
+pub(crate) use explain::Explain;
 pub(crate) use forget_gone::ForgetGone;
 pub(crate) use keep::KeepArgs;
 pub(crate) use list::{List, Show};
@@ -26,18 +36,24 @@ pub(crate) use telling::TellingArgs;
 pub(crate) use verify::Verify;
 
 const AFTER: &str = "Each option can be given as a variable, switches as true or false: LITESNAP_INTERVAL=5m, \
-LITESNAP_ONCE=true. The option wins.
+LITESNAP_ONCE=true; or in the file of --config: `interval: 5m`. The option wins over its variable, the variable over the \
+file, the file over what is built in.
 
 Exit codes: 0 everything asked for is done; 1 some database or object failed; 2 usage or \
 configuration; 3 the store could not be reached or refused us; 130/143 interrupted before the work was complete.";
 
-const START: &str = "Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
+const START: &str = "See it work: litesnap demo
+Start with: litesnap replicate '/data/**/*.db' --store /backups --dry-run
 All options: litesnap replicate --help";
 
 /// Backs up every SQLite database on a host to S3-compatible storage or a folder
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = START, arg_required_else_help = true, disable_help_subcommand = true)]
 pub(crate) struct Cli {
+    /// Read options from this file; '' for none [default: /etc/litesnap.yml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "LITESNAP_CONFIG")]
+    pub(crate) config: Option<OsString>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -46,6 +62,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Store every changed database, now and every 30 seconds
     Replicate(Box<Replicate>),
+    /// Tell before the first upload: what is found, how long it takes, what it costs
+    Explain(Box<Explain>),
     /// Bring one database back, some, or all
     Restore(Box<Restore>),
     /// Tell how backups fare: what waits, what fails, what is too old; with --store, of hosts that are dead
@@ -62,6 +80,14 @@ pub(crate) enum Command {
     Purge(Box<Purge>),
     /// Accept that known databases were deleted on purpose, where replicate holds back because they are many
     ForgetGone(Box<ForgetGone>),
+    /// Check or print the configuration
+    Config(Box<Config>),
+    /// See it work: a small fleet is backed up to a folder, lost and brought back
+    Demo(Demo),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Write manual pages
+    Man(Man),
 }
 
 /// Where snapshots are stored, and how it is reached.

@@ -83,7 +83,7 @@ pub(crate) struct Replicate {
     pub(crate) verify_every: Option<Duration>,
 
     /// With --verify-every: this share
-    #[arg(long, value_name = "SHARE", default_value = "1%", requires = "verify_every", env = "LITESNAP_SAMPLE")]
+    #[arg(long, value_name = "SHARE", default_value = "1%", env = "LITESNAP_SAMPLE")]
     pub(crate) sample: Share,
 
     #[command(flatten)]

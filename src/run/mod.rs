@@ -1,5 +1,10 @@
 //! The commands: from arguments to the library and from its results to standard output.
 
+mod completions;
+mod config;
+mod demo;
+mod explain;
+pub(crate) mod file;
 mod forget_gone;
 mod list;
 mod prune;
@@ -17,6 +22,10 @@ use litesnap::access::Access;
 use litesnap::control::Control;
 use litesnap::store::StoreOptions;
 
+pub(crate) use completions::{completions, man};
+pub(crate) use config::config;
+pub(crate) use demo::demo;
+pub(crate) use explain::explain;
 pub(crate) use forget_gone::forget_gone;
 pub(crate) use list::list;
 pub(crate) use prune::{prune, purge};
@@ -29,7 +38,15 @@ pub(crate) use verify::verify;
 use crate::cli::StoreArgs;
 use crate::signals;
 
+/// The environment, completed by what the configuration file says about signing in to the store.
 fn environment() -> Vec<(String, String)> {
+    let mut env = system_environment();
+    let settings = &file::given().settings;
+    env.extend(settings.credentials.completing(&env, settings.is_litestream));
+    env
+}
+
+fn system_environment() -> Vec<(String, String)> {
     std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use litesnap::clock::SystemClock;
-use litesnap::config::{Config, Schedule, default_state_dir, parse_patterns};
+use litesnap::config::{Config, Schedule, default_state_dir};
 use litesnap::control::Control;
 use litesnap::detect::Pace;
 use litesnap::error::{Error, Reason};
@@ -27,6 +27,7 @@ use crate::signals;
 
 pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
     let env = environment();
+    super::file::warn();
     let config = config(&args, &env)?;
     if args.dry_run {
         return plan(config, &env, &args);
@@ -38,7 +39,7 @@ pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
     if args.once { once(&mut replicator, &config, &env, &args) } else { forever(&mut replicator, &config, &env) }
 }
 
-fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> {
+pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> {
     let cwd = std::env::current_dir().context("cannot tell the current folder")?;
     let var = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
     let state_dir = match &args.state_dir {
@@ -49,7 +50,7 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         time.map_or(0, |t| u32::try_from(t.as_millis().div_ceil(1000)).unwrap_or(u32::MAX))
     };
     let config = Config {
-        patterns: parse_patterns(&args.patterns, &cwd)?,
+        patterns: super::file::patterns(&args.patterns, &cwd)?,
         excludes: Excludes::parse(&args.exclude, &cwd)?,
         store: StoreOptions {
             storage_class: args.put.storage_class.clone(),
@@ -58,7 +59,7 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
             ..store_options(&args.store)
         },
         template: Template::parse(&args.key_template)?,
-        host: host(args)?,
+        host: host_or_system(args.host.as_deref())?,
         state_dir: litesnap::fs::absolute(&state_dir, &cwd),
         interval: args.interval,
         concurrency: args.store.concurrency,
@@ -71,12 +72,17 @@ fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> 
         telling: args.telling.telling(),
     };
     config.check()?;
+    // Not left to clap, for which a time that the file gives is none.
+    if args.verify_every.is_none() && super::file::is_typed("sample") {
+        return Err(Error::Usage("--sample says nothing by itself: give --verify-every, such as 1d, too".into()).into());
+    }
     Ok(config)
 }
 
-fn host(args: &Replicate) -> anyhow::Result<String> {
-    let host = match &args.host {
-        Some(host) => host.clone(),
+/// The name given for this host, else the system's.
+pub(super) fn host_or_system(given: Option<&str>) -> anyhow::Result<String> {
+    let host = match given {
+        Some(host) => host.to_owned(),
         None => nix::unistd::gethostname()
             .ok()
             .and_then(|name| name.into_string().ok())
@@ -122,7 +128,7 @@ fn once(
 }
 
 /// Patterns that match nothing: most often a typing error. Below a folder only databases count.
-fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
+pub(super) fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
     let nothing = report.databases == 0 && report.failures.by_reason().is_empty() && report.errors.is_empty();
     let none = config.patterns.iter().zip(&report.matched);
     let none = none.filter(|(pattern, matched)| !**matched || (nothing && pattern.magic_only()));
@@ -135,7 +141,7 @@ fn unmatched(report: &CycleReport, config: &Config) -> Vec<String> {
 }
 
 /// The exit code, or the error that is the only thing wrong.
-fn ended(report: &CycleReport) -> anyhow::Result<u8> {
+pub(super) fn ended(report: &CycleReport) -> anyhow::Result<u8> {
     let code = report.exit_code();
     if report.unmatched.is_empty() {
         return Ok(code);

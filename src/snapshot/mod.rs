@@ -375,7 +375,7 @@ fn got(read: direct::Read, room: Option<TempCopy>) -> Result<Got, Failure> {
 }
 
 /// Opens `main` for reading, without moving its time of last access where we may ask for that.
-fn open_quietly(main: &Path) -> io::Result<File> {
+pub(crate) fn open_quietly(main: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let quietly = File::options().read(true).custom_flags(nix::libc::O_NOATIME).open(main);
     match quietly {

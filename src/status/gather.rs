@@ -2,15 +2,19 @@
 
 use serde::de::DeserializeOwned;
 
-use super::{AgeClass, Backlog, Bill, Example, FailureRow, Loop, Requested, Throughput};
+use super::{AgeClass, Backlog, Billed, Example, FailureRow, Loop, Requested, Throughput};
 use crate::backlog::AGES_S;
+use crate::cost::{Bill, Counts, Observed};
 use crate::error::{Failure, Result};
 use crate::fs::shown;
 use crate::state::{CycleNote, Failing, Held, Look, LoopNote, Spent, Waiting};
+use crate::store::Verb;
 use crate::timestamp::Timestamp;
 
 const HOUR_S: f64 = 3600.0;
 const DAY_MS: i64 = 86_400_000;
+/// Less says nothing about a month.
+const BILL_S_MIN: u64 = 3600;
 
 /// Who works on it: the lock tells, the note of the last cycle only what the holder has not said itself.
 pub(super) fn loop_of(held: Option<Held>, note: Option<LoopNote>, is_open: bool, now_ms: i64) -> Loop {
@@ -92,10 +96,40 @@ pub(super) fn last<T: DeserializeOwned>(look: &Look, name: &str) -> Result<Optio
     Ok(look.meta(name)?.and_then(|note| serde_json::from_str(&note).ok()))
 }
 
-/// What a month like the last full days costs; nothing until there was one.
-pub(super) fn bill(look: &Look, today: i64) -> Result<Option<Bill>> {
-    let _days = look.full_days(today)?;
-    Ok(None)
+/// What a month like the last full days costs; without one, like the time of `cycles`, the newest first, if that was an hour.
+pub(super) fn bill(look: &Look, today: i64, cycles: &[(i64, CycleNote)]) -> Result<Option<Billed>> {
+    let observed = match look.full_days(today)? {
+        Some((seconds, objects, bytes, by_verb)) => {
+            let of = |verb: Verb| by_verb.iter().filter(|(word, _)| word == verb.word()).map(|(_, n)| n).sum();
+            let requests = Counts {
+                puts: of(Verb::Put),
+                posts: of(Verb::Post),
+                gets: of(Verb::Get),
+                heads: of(Verb::Head),
+                lists: of(Verb::List),
+                deletes: of(Verb::Delete),
+                other: of(Verb::Other),
+            };
+            Observed { requests, bytes, objects, seconds, ..Observed::default() }
+        }
+        None => of_cycles(cycles),
+    };
+    let bill = Bill::from_requests(&observed).filter(|_| observed.seconds >= BILL_S_MIN);
+    Ok(bill.map(|bill| Billed { seconds: observed.seconds, bill }))
+}
+
+/// Cycles put, and hardly ask for anything else. The first, which stores everything, is no measure.
+fn of_cycles(cycles: &[(i64, CycleNote)]) -> Observed {
+    let counted = || cycles.iter().filter(|(no, _)| *no > 1).map(|(_, cycle)| cycle);
+    let (Some(newest), Some(oldest)) = (counted().next(), counted().last()) else { return Observed::default() };
+    let span_ms = newest.started_ms.saturating_add(newest.elapsed_ms).saturating_sub(oldest.started_ms);
+    Observed {
+        requests: Counts { puts: counted().map(|c| c.requests).sum(), ..Counts::default() },
+        bytes: counted().map(|c| c.bytes).sum(),
+        objects: counted().map(|c| c.stored).sum(),
+        seconds: u64::try_from(span_ms / 1000).unwrap_or(0),
+        ..Observed::default()
+    }
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a time for people")]

@@ -114,7 +114,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    pub(super) fn add(&self, verb: Verb, answer: Answer) {
+    pub(crate) fn add(&self, verb: Verb, answer: Answer) {
         self.counts[verb as usize][answer as usize].fetch_add(1, Ordering::Relaxed);
     }
 

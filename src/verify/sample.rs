@@ -39,6 +39,12 @@ pub(super) fn rank(seed: u64, key: &str) -> u64 {
 }
 
 impl Share {
+    /// As a number: 0.0001 to 1.
+    #[must_use]
+    pub fn as_f64(self) -> f64 {
+        f64::from(self.0) / f64::from(WHOLE)
+    }
+
     /// Whether a snapshot that stands at `rank` belongs to it. Of two shares with one seed the larger holds the smaller.
     pub(super) fn holds(self, rank: u64) -> bool {
         u128::from(rank) * u128::from(WHOLE) < u128::from(self.0) << 64
@@ -98,6 +104,7 @@ mod tests {
             assert!(chosen.abs_diff(expected) < 3 * expected.isqrt() + 3, "{text}: {chosen}");
         }
         assert!(keys.iter().all(|key| share("100%").holds(rank(7, key))));
+        assert!((share("12.34%").as_f64() - 0.1234).abs() < 1e-12 && share("100%").as_f64() >= 1.0);
         assert!(share("100%").holds(u64::MAX) && share("0.01%").holds(0) && !share("99.99%").holds(u64::MAX));
     }
 

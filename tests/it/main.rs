@@ -13,7 +13,11 @@ mod s3_server; // support: an S3 server in the test process, with faults
 mod ways; // support: both ways of reading, and databases old enough for the plain one
 
 mod cmdline; // the command line: bad input, flags, dry run, output
+mod completions; // completions and manual pages: all there is, readable
+mod configure; // the configuration file: precedence, refusals with file and line, check, print, schema, the example
 mod crash; // SIGKILL at any moment: nothing lost, nothing left behind
+mod demo; // litesnap demo: a true story, within its folder
+mod explain; // explain: what backing up would take and cost, told before the first upload
 mod fault_commands; // every file call of the other commands fails, one after the other
 mod fault_day; // a day of cycles under a fake clock beside a model; clocks that jump
 mod fault_files; // every file call of a replicating process fails, one after the other

@@ -60,6 +60,10 @@ fn one_pass_with_a_rule_prunes_when_a_day_has_passed() {
     let once = || place.replicate("data/**/*.db", &["--once", "--keep-last", "1"]).output().unwrap();
     assert!(once().status.success());
     assert_eq!(snapshots(&place), 1);
+    let conn = Connection::open(place.state_db()).unwrap();
+    let spent = "SELECT sum(requests) FROM spent WHERE what = 'prune' AND verb = 'delete'";
+    assert_eq!(conn.query_row(spent, [], |r| r.get::<_, i64>(0)).unwrap(), 2, "counted under its own name");
+    drop(conn);
     another_snapshot(&place);
     assert!(once().status.success());
     assert_eq!(snapshots(&place), 2);

@@ -19,6 +19,7 @@ pub mod object;
 mod objects;
 pub mod pattern;
 pub mod round_trip;
+pub mod settings;
 pub mod template;
 pub mod timestamp;
 pub mod tombstone;
@@ -27,7 +28,7 @@ pub mod tombstone;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name.
-pub const ALL: [(&str, Check); 16] = [
+pub const ALL: [(&str, Check); 17] = [
     ("address", address::check),
     ("config", config::check),
     ("database_file", database_file::check),
@@ -41,6 +42,7 @@ pub const ALL: [(&str, Check); 16] = [
     ("object", object::check),
     ("pattern", pattern::check),
     ("round_trip", round_trip::check),
+    ("settings", settings::check),
     ("template", template::check),
     ("timestamp", timestamp::check),
     ("tombstone", tombstone::check),

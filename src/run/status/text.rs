@@ -47,6 +47,13 @@ pub(super) fn status(status: &Status) -> String {
     }
     lines.extend(status.last_heartbeat.as_ref().map(|last| format!("last heartbeat: {}", ago(Some(last.at), status))));
     lines.extend(requests(&status.requests));
+    lines.extend(status.bill.as_ref().map(|billed| {
+        format!(
+            "{} (from the last {})",
+            billed.bill.line(),
+            span(std::time::Duration::from_secs(billed.seconds).as_secs_f64())
+        )
+    }));
     lines.join("\n") + "\n"
 }
 

@@ -157,8 +157,15 @@ fn is_named_there(case: &Case) -> bool {
 fn on_a_read_only_mount_databases_at_rest_are_served_and_the_others_named() {
     let place = Place::new();
     let mut cases: Vec<Case> = MODES.map(|mode| Case::make(&place, "at-rest", mode, State::AtRest)).into();
-    let more =
-        [State::EmptySidecars, State::EmptyWal, State::LoneShm, State::Checkpointed, State::Idle, State::Reading];
+    let more = [
+        State::EmptySidecars,
+        State::EmptyWal,
+        State::LoneShm,
+        State::Checkpointed,
+        State::Idle,
+        State::Reading,
+        State::Crashed,
+    ];
     cases.extend(more.map(|state| Case::make(&place, "wal", "wal", state)));
     cases.push(Case::make(&place, "live", "delete", State::Idle));
     let lost = Case::make(&place, "crashed", "wal", State::CrashedWithoutShm);
