@@ -102,6 +102,36 @@ fn what_waits_too_long_is_listed_with_why() {
     assert_eq!(picked(&all, ["/unknown", "/stale_after_s"]), json!([null, 0]));
 }
 
+/// Nothing is made of less than an hour; full days are worth more than the hours that cycles are kept for.
+#[test]
+fn the_bill_is_of_what_was_asked() {
+    let place = Place::new();
+    place.make("a.db", "delete", 1);
+    place.once().expect_code(0);
+    let bill = || parsed(&status(&place, &["--json"]).expect_code(0))["bill"].clone();
+    assert_eq!(bill(), Value::Null);
+    let sql = |sql: &str| Connection::open(place.state_db()).unwrap().execute_batch(sql).unwrap();
+    // Two hours in which a hundred requests stored a hundred objects, after the first cycle, which counts for nothing.
+    sql("UPDATE cycles SET requests = 1000000;
+         INSERT INTO cycles SELECT NULL, started_ms + 1000, 0, 1, 1, 1, 50, 0, 0, 0, 0, 0, 9, 9, 50, NULL FROM cycles WHERE no = 1;
+         INSERT INTO cycles SELECT NULL, started_ms + 7201000, 0, 1, 1, 1, 50, 0, 0, 0, 0, 0, 9, 9, 50, NULL FROM cycles WHERE no = 1");
+    let of_cycles = bill();
+    assert_eq!(picked(&of_cycles, ["/seconds", "/month/puts"]), json!([7200, 36_000.0]), "{of_cycles:#}");
+    // Two full days, after the one on which counting began.
+    sql("DELETE FROM spent; DELETE FROM days;
+         INSERT INTO days SELECT unixepoch() / 86400 - value, 10 * value, 1000 FROM (SELECT 1 AS value UNION SELECT 2 UNION SELECT 3);
+         INSERT INTO spent SELECT unixepoch() / 86400 - value, 'cycle', 'put', 10 * value FROM (SELECT 0 AS value UNION SELECT 1 UNION SELECT 2 UNION SELECT 3);
+         INSERT INTO spent VALUES(unixepoch() / 86400 - 1, 'prune', 'list', 7)");
+    let of_days = bill();
+    assert_eq!(
+        picked(&of_days, ["/seconds", "/month/puts", "/month/lists"]),
+        json!([172_800, 450.0, 105.0]),
+        "{of_days:#}"
+    );
+    assert_eq!(of_days["month_objects"], json!(450.0), "{of_days:#}");
+    assert!(status(&place, &[]).out.contains("(from the last 2d)"));
+}
+
 /// What was untried has no failure of its own; before any cycle has ended well nothing is called fresh.
 #[test]
 fn with_the_store_down_all_that_changed_is_stale_and_nothing_else_is_known() {
