@@ -233,7 +233,7 @@ impl Status {
         let cycles = look.cycles(CYCLES_READ)?;
         let (databases, failing) = look.databases(EXAMPLES_MAX)?;
         let mut failures: Vec<FailureRow> = failing.into_iter().map(failure_row).collect();
-        failures.sort_by(|a, b| (b.is_failure, b.count).cmp(&(a.is_failure, a.count)));
+        failures.sort_by_key(|row| std::cmp::Reverse((row.is_failure, row.count)));
         let today = day_of(now_s);
         Ok(Self {
             asked: "state",

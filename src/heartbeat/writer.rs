@@ -115,7 +115,11 @@ impl Heart {
     /// When the next one is due, ms since 1970. A last one in the future is one under another clock: it says nothing.
     fn due_ms(&self) -> i64 {
         let note = self.db.meta(NOTE).ok().flatten();
-        let noted = note.and_then(|note| serde_json::from_str::<LastHeartbeat>(&note).ok()).map(|last| last.at);
+        let noted = note.and_then(|note| serde_json::from_str::<LastHeartbeat>(&note).ok());
+        // Under another name it was another host's.
+        let noted =
+            noted.filter(|last| last.key.rsplit_once('/').is_some_and(|(of, _)| of == heartbeats_of(&self.host)));
+        let noted = noted.map(|last| last.at);
         let now_ms = self.clock.now() / MILLISECOND;
         let last = [noted, self.tried.lock().put].into_iter().flatten().filter(|at| at.as_ms() <= now_ms).max();
         let every_ms = i64::try_from(self.every.as_millis()).unwrap_or(i64::MAX);

@@ -124,8 +124,8 @@ impl Look {
                 let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB);
                 return Err(rusqlite::Error::SqliteFailure(code, Some(what)));
             }
-            // One view of it all.
-            conn.execute_batch("BEGIN")?;
+            // One view of it all, from the first read on: from now.
+            conn.execute_batch("BEGIN; SELECT count(*) FROM meta")?;
             notes::check(&conn)?;
             cycles::check(&conn)?;
             Ok(conn)
@@ -281,7 +281,7 @@ impl Look {
     /// [`Error::State`] if it cannot be read.
     pub fn known_as_of(&self) -> Result<Option<i64>> {
         let sql = "SELECT started_ms FROM cycles WHERE succeeded = 1 AND error IS NULL ORDER BY no DESC LIMIT 1";
-        self.read(|conn| Ok(conn.query_row(sql, [], |row| row.get(0)).optional()?))
+        self.read(|conn| conn.query_row(sql, [], |row| row.get(0)).optional())
     }
 
     /// Objects stored a day, over the last full days.
@@ -380,4 +380,69 @@ fn path_of(value: ValueRef<'_>) -> PathBuf {
 fn stamp(path: &Path) -> Stamp {
     let log = std::fs::metadata(crate::stamps::sidecar(path, "-wal")).map_or(0, |m| m.len());
     std::fs::metadata(path).map_or((0, 0, 0, 0, log), |m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec(), log))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Change, StateDb, id_of};
+
+    fn state(path: &Path) -> StateDb {
+        let identity = Identity { store: "s".into(), template: "{{path}}".into(), host: "h".into() };
+        StateDb::open(path, &identity, 0).unwrap().0
+    }
+
+    fn waits(db: &StateDb, name: &str, since_s: u32) {
+        let path = PathBuf::from(name);
+        let id = id_of(&path, db.seed());
+        db.apply(&[&Change::Waiting { id, path, since_s, wait: Wait::Held }]).unwrap();
+    }
+
+    fn stale(look: &Look, before_s: i64) -> Result<Vec<(PathBuf, i64)>> {
+        let mut all = Vec::new();
+        look.each_stale::<Error>(before_s, 10_000, |one| {
+            all.push((one.path, one.since_s));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
+    #[test]
+    fn a_state_at_rest_that_a_loop_takes_up_meanwhile_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let db = state(&path);
+        waits(&db, "/a.db", 100);
+        drop(db);
+        let look = Look::open(&path).unwrap();
+        assert!(look.is_still_so());
+        assert_eq!(stale(&look, 200).unwrap(), [("/a.db".into(), 100)]);
+        let db = state(&path);
+        waits(&db, "/b.db", 50);
+        assert!(!look.is_still_so());
+        let disturbed = stale(&look, 200).unwrap_err();
+        assert!(disturbed.to_string().contains("a loop has just begun to use"), "{disturbed}");
+        // With the loop's log there, what was looked at stays one view.
+        let beside = Look::open(&path).unwrap();
+        waits(&db, "/c.db", 10);
+        assert!(beside.is_still_so());
+        assert_eq!(stale(&beside, 200).unwrap(), [("/b.db".into(), 50), ("/a.db".into(), 100)]);
+    }
+
+    #[test]
+    fn what_is_too_old_and_what_cannot_be_by_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let db = state(&path);
+        for (name, since_s) in [("/old.db", 199), ("/just.db", 200), ("/future.db", 10_001), ("/now.db", 10_000)] {
+            waits(&db, name, since_s);
+        }
+        let look = Look::open(&path).unwrap();
+        assert_eq!(stale(&look, 200).unwrap(), [("/old.db".into(), 199), ("/future.db".into(), 10_001)]);
+        let waiting = look.waiting(10_000).unwrap();
+        assert_eq!(
+            (waiting.ages.count, waiting.by_wait["held"], waiting.oldest),
+            (4, 4, Some(("/old.db".into(), 199)))
+        );
+    }
 }

@@ -121,7 +121,7 @@ pub(super) fn bill(look: &Look, today: i64, cycles: &[(i64, CycleNote)]) -> Resu
 /// Cycles put, and hardly ask for anything else. The first, which stores everything, is no measure.
 fn of_cycles(cycles: &[(i64, CycleNote)]) -> Observed {
     let counted = || cycles.iter().filter(|(no, _)| *no > 1).map(|(_, cycle)| cycle);
-    let (Some(newest), Some(oldest)) = (counted().next(), counted().last()) else { return Observed::default() };
+    let (Some(newest), Some(oldest)) = (counted().next(), counted().next_back()) else { return Observed::default() };
     let span_ms = newest.started_ms.saturating_add(newest.elapsed_ms).saturating_sub(oldest.started_ms);
     Observed {
         requests: Counts { puts: counted().map(|c| c.requests).sum(), ..Counts::default() },
