@@ -78,7 +78,7 @@ pub mod cycle;
 mod engine;
 mod first_hour;
 mod gone;
-pub mod heartbeat;
+pub mod heartbeats;
 pub mod monitor;
 pub mod record;
 pub mod report;

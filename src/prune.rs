@@ -163,8 +163,8 @@ fn expired_heartbeats(
     match &options.heartbeats {
         Heartbeats::None => Ok(Vec::new()),
         Heartbeats::All if seen == 0 => Ok(Vec::new()),
-        Heartbeats::All => crate::heartbeat::find::expired(access, None, time, options.trust_clock),
-        Heartbeats::Of(host) => crate::heartbeat::find::expired(access, Some(host), time, options.trust_clock),
+        Heartbeats::All => crate::heartbeats::find::expired(access, None, time, options.trust_clock),
+        Heartbeats::Of(host) => crate::heartbeats::find::expired(access, Some(host), time, options.trust_clock),
     }
 }
 

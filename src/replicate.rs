@@ -19,7 +19,7 @@ use crate::engine::{Engine, load, own_files, pool, runtime, state_path};
 use crate::error::{Error, Result};
 use crate::first_hour::FirstHour;
 use crate::fs::{create_private_dir, shown};
-use crate::heartbeat::Heart;
+use crate::heartbeats::Heart;
 use crate::monitor::Monitor;
 use crate::record::{Doubt, Recorder, chain};
 use crate::report::CycleReport;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::cost::Bill;
 use crate::error::{Error, Result};
 use crate::fs::shown;
-use crate::heartbeat::LastHeartbeat;
+use crate::heartbeats::LastHeartbeat;
 use crate::state::{CycleNote, Known, Look, LoopNote, StateLock, day_of};
 use crate::timestamp::Timestamp;
 use crate::upkeep::{LastRun, note_of};
@@ -253,7 +253,7 @@ impl Status {
             objects_per_day: look.objects_per_day(today)?,
             last_prune: last(look, &note_of("prune"))?,
             last_verify: last(look, &note_of("verify"))?,
-            last_heartbeat: last(look, crate::heartbeat::NOTE)?,
+            last_heartbeat: last(look, crate::heartbeats::NOTE)?,
             requests: look.spent(today - DAYS_SHOWN + 1)?.into_iter().map(requested).collect(),
             bill: bill(look, today, &cycles)?,
             cycles: cycles.into_iter().take(CYCLES_SHOWN).map(|(_, cycle)| cycle).collect(),

@@ -11,7 +11,7 @@ use litesnap::control::Control;
 use litesnap::detect::Pace;
 use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
-use litesnap::heartbeat::Heart;
+use litesnap::heartbeats::Heart;
 use litesnap::layout::Template;
 use litesnap::pattern::Excludes;
 use litesnap::plan::{Planned, dry_run};

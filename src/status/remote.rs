@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::AHEAD_MAX_MS;
 use crate::access::{Access, FetchError};
 use crate::error::{Error, Result};
-use crate::heartbeat::{Found, Heartbeat, LEN_MAX, newest};
+use crate::heartbeats::{Found, Heartbeat, LEN_MAX, newest};
 use crate::inventory::rounded_age;
 use crate::timestamp::Timestamp;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use litesnap::access::Access;
 use litesnap::clock::{Clock, SECOND};
-use litesnap::heartbeat::Heartbeat;
+use litesnap::heartbeats::Heartbeat;
 use litesnap::layout::{heartbeat_key, heartbeats_of};
 use litesnap::status::remote::hosts;
 use litesnap::store::StoreOptions;
