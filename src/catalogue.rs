@@ -10,7 +10,9 @@ use rusqlite::Connection;
 
 use crate::content::ContentHash;
 use crate::error::{Error, Result};
-use crate::layout::{KeyKind, ParsedKey, bad_marker_key, is_made, parse_key, snapshot_key, tombstone_key};
+use crate::layout::{
+    KeyKind, ParsedKey, bad_marker_key, is_made, parse_heartbeat, parse_key, snapshot_key, tombstone_key,
+};
 use crate::names::Names;
 use crate::scratch;
 use crate::timestamp::Timestamp;
@@ -100,6 +102,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Objects that are not of our making; nothing touches them.
     pub foreign: u64,
+    /// Heartbeats: of no database.
+    pub heartbeats: u64,
 }
 
 /// All that there is of the databases asked for.
@@ -136,7 +140,10 @@ impl Catalogue {
         let tx = self.rows.transaction().map_err(scratch::failed)?;
         for (key, size, written_ms) in listed {
             let Some(ParsedKey { prefix, ts, kind }) = parse_key(key) else {
-                self.totals.foreign += 1;
+                // A heartbeat is ours, and nothing of a database.
+                let is_heartbeat = parse_heartbeat(key).is_some();
+                self.totals.heartbeats += u64::from(is_heartbeat);
+                self.totals.foreign += u64::from(!is_heartbeat);
                 continue;
             };
             if !names.matches(prefix) {
@@ -255,6 +262,7 @@ fn take(database: &mut Database, time: Timestamp, kind: i64, stored_size: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::{heartbeat_key, heartbeats_of};
 
     fn at(ms: i64) -> Timestamp {
         Timestamp::from_ms(ms).unwrap()
@@ -279,6 +287,7 @@ mod tests {
             "x/readme.txt".to_owned(),
             "x/a/20261121T063339.123Z.db".to_owned(),
             bad_marker_key(&snapshot_key(a, at(9))),
+            heartbeat_key(&heartbeats_of("x"), at(5)),
         ];
         for name in [a, below, sibling] {
             keys.extend([3, 1, 2].map(|ms| snapshot_key(name, at(ms))));
@@ -299,7 +308,7 @@ mod tests {
             }
             assert_eq!(found[0].snapshots.iter().map(|s| s.is_bad).collect::<Vec<_>>(), [false, true, false]);
             assert_eq!((&found[0].tombstones, &found[0].stray_markers), (&vec![at(4)], &vec![at(9)]));
-            assert_eq!(catalogue.totals().foreign, 4);
+            assert_eq!(catalogue.totals().foreign, 4, "heartbeats are not foreign");
         }
     }
 

@@ -12,6 +12,7 @@ pub mod prices;
 mod text;
 pub mod whatif;
 
+pub use bill::{Bill, Counts, Observed};
 pub use text::{bytes, count, usd};
 
 /// A day in seconds.

@@ -4,6 +4,7 @@
 //! {prefix of the database}/{timestamp}.db.lz4        a snapshot
 //! {prefix of the database}/{timestamp}.deleted       a tombstone: the database was gone from its host
 //! {prefix of the database}/{timestamp}.db.lz4.bad    a marker: that snapshot is known to be bad
+//! litesnap-heartbeats/{host}/{timestamp}.heartbeat   how the loop of a host fared
 //! ```
 //!
 //! All keys here lie below the store's own prefix, which is the caller's to add. A database's prefix is
@@ -31,6 +32,10 @@ pub const REPLICA: &str = "replica";
 const SNAPSHOT: &str = ".db.lz4";
 const TOMBSTONE: &str = ".deleted";
 const BAD: &str = ".bad";
+const HEARTBEAT: &str = ".heartbeat";
+
+/// What heartbeats lie below. Databases may lie there too: their objects have other names.
+pub const HEARTBEATS: &str = "litesnap-heartbeats";
 
 /// How the prefix of a database is made: literal text and `{{name}}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -375,6 +380,41 @@ pub fn parse_key(key: &str) -> Option<ParsedKey<'_>> {
     Some(ParsedKey { prefix, ts: ts.parse().ok()?, kind })
 }
 
+/// What the heartbeats of the host called `host` lie below.
+#[must_use]
+pub fn heartbeats_of(host: &str) -> String {
+    format!("{HEARTBEATS}/{}", encode_segment(host.as_bytes()))
+}
+
+/// The key of the heartbeat of `ts` below `prefix`, as [`heartbeats_of`] gives it.
+#[must_use]
+pub fn heartbeat_key(prefix: &str, ts: Timestamp) -> String {
+    format!("{prefix}/{ts}{HEARTBEAT}")
+}
+
+/// Reads the key of a heartbeat, with or without the store's prefix: its prefix and its time. `None` for anything else,
+/// every object of a database among it.
+#[must_use]
+pub fn parse_heartbeat(key: &str) -> Option<(&str, Timestamp)> {
+    let (prefix, name) = key.rsplit_once('/')?;
+    let (below, host) = prefix.rsplit_once('/')?;
+    if below.rsplit('/').next() != Some(HEARTBEATS)
+        || prefix.split('/').any(|segment| segment.is_empty() || is_dots(segment))
+    {
+        return None;
+    }
+    decode_segment(host)?;
+    let (ts, rest) = name.split_at_checked(Timestamp::KEY_FORM_LEN)?;
+    Some((prefix, ts.parse().ok().filter(|_| rest == HEARTBEAT)?))
+}
+
+/// The name of the host whose heartbeats lie below `prefix`, as text for people.
+#[must_use]
+pub fn host_of_heartbeats(prefix: &str) -> String {
+    let segment = prefix.rsplit('/').next().unwrap_or(prefix);
+    decode_segment(segment).map_or_else(|| segment.to_owned(), |name| String::from_utf8_lossy(&name).into_owned())
+}
+
 /// Whether a template makes key prefixes like this one: under another, objects are foreign even if their names look like ours.
 pub(crate) fn is_made(prefix: &str) -> bool {
     prefix.split('/').all(|segment| !segment.is_empty() && decode_segment(segment).is_some())
@@ -404,6 +444,34 @@ mod tests {
 
     fn render(template: &str, path: &str, captures: &[(&str, &[u8])]) -> Result<String, RenderError> {
         Template::parse(template).unwrap().render(Path::new(path), "web-1", captures)
+    }
+
+    #[test]
+    fn a_heartbeat_is_no_object_of_a_database_wherever_that_lies() {
+        let ts: Timestamp = "20261121T063339.123Z".parse().unwrap();
+        for host in ["web-1", "a b/c", "..", "%", "Zürich"] {
+            let prefix = heartbeats_of(host);
+            let key = heartbeat_key(&prefix, ts);
+            assert_eq!((parse_heartbeat(&key), host_of_heartbeats(&prefix)), (Some((&*prefix, ts)), host.to_owned()));
+            assert!(parse_heartbeat(&below("store/prefix", &key)).is_some() && parse_key(&key).is_none(), "{key}");
+            // A database of that very prefix.
+            for of_database in
+                [snapshot_key(&prefix, ts), tombstone_key(&prefix, ts), bad_marker_key(&snapshot_key(&prefix, ts))]
+            {
+                assert!(parse_heartbeat(&of_database).is_none() && parse_key(&of_database).is_some());
+            }
+        }
+        for foreign in [
+            "litesnap-heartbeats/20261121T063339.123Z.heartbeat",
+            "x/web-1/20261121T063339.123Z.heartbeat",
+            "litesnap-heartbeats/web-1/x/20261121T063339.123Z.heartbeat",
+            "litesnap-heartbeats/we b/20261121T063339.123Z.heartbeat",
+            "litesnap-heartbeats/web-1/20261121T063339.123Z.heartbeat.bad",
+            "litesnap-heartbeats/web-1/20261321T063339.123Z.heartbeat",
+            "../litesnap-heartbeats/web-1/20261121T063339.123Z.heartbeat",
+        ] {
+            assert_eq!(parse_heartbeat(foreign), None, "{foreign}");
+        }
     }
 
     #[test]

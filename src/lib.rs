@@ -79,12 +79,14 @@ pub mod cycle;
 mod engine;
 mod first_hour;
 mod gone;
+pub mod heartbeats;
 pub mod metrics;
 pub mod monitor;
 pub mod notify;
 pub mod record;
 pub mod report;
 pub mod server;
+pub mod status;
 
 pub mod budget;
 pub mod clock;

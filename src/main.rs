@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         cli::Command::Purge(args) => run::purge(&args),
         cli::Command::Verify(args) => run::verify(&args, &bar),
         cli::Command::ForgetGone(args) => run::forget_gone(&args),
+        cli::Command::Status(args) => run::status(&args),
         cli::Command::List(args) => run::list(&args),
         cli::Command::Show(args) => run::show(&args),
         cli::Command::Config(args) => run::config(&args.what),
@@ -81,7 +82,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn lacks_store(error: &clap::Error) -> bool {
     use clap::error::{ContextKind, ContextValue};
     let missing = error.get(ContextKind::InvalidArg);
-    matches!(missing, Some(ContextValue::Strings(args)) if args.iter().any(|arg| arg.starts_with("--store")))
+    // Where it may be left out, but not beside other options of the store, clap names it in its text alone.
+    let is_named = error.to_string().contains("not provided: store");
+    is_named
+        || matches!(missing, Some(ContextValue::Strings(args)) if args.iter().any(|arg| arg.starts_with("--store")))
 }
 
 /// What to type to see the options of the command that was typed.

@@ -18,7 +18,7 @@ use crate::object::LITESNAP_VERSION;
 use crate::record::Tally;
 use crate::report::{CycleReport, Phases};
 use crate::snapshot::Reads;
-use crate::state::{CycleNote, LoopNote, Table};
+use crate::state::{CycleNote, Holder, LoopNote, Table};
 use crate::store::{RequestCounts, Requests, Store};
 use crate::upkeep::LastRun;
 
@@ -79,6 +79,9 @@ pub struct Vitals {
     pub running_since_ms: Option<i64>,
     /// When the last successful cycle began, ms since 1970; that of an earlier process counts.
     pub last_success_ms: Option<i64>,
+    /// When the last cycle of this process began after which everything was known, ms since 1970: it succeeded, and nothing was
+    /// wrong with it as a whole.
+    pub known_as_of_ms: Option<i64>,
     /// Changes that are not stored, by how long they wait.
     pub backlog: Ages,
     /// Databases by the age of their last snapshot, at the end of the last cycle.
@@ -118,6 +121,7 @@ struct Inner {
     failing: BTreeMap<&'static str, u64>,
     running: Option<(i64, Instant, Arc<Tally>)>,
     last_success_ms: Option<i64>,
+    known_as_of_ms: Option<i64>,
     /// The end of the last successful cycle of this process.
     success_at: Option<Instant>,
     /// The end of the last cycle of this process.
@@ -188,6 +192,9 @@ impl Monitor {
             inner.last_success_ms = Some(started_ms);
             inner.success_at = Some(Instant::now());
         }
+        if note.succeeded && note.error.is_none() {
+            inner.known_as_of_ms = Some(started_ms);
+        }
         inner.failing = report.failures.by_reason().iter().map(|(reason, n)| (reason.word(), *n)).collect();
         inner.ended_at = Some(Instant::now());
         inner.snapshots = snapshots;
@@ -229,6 +236,7 @@ impl Monitor {
             running_since_ms: inner.running.as_ref().map(|(began_ms, ..)| *began_ms),
             last_success_ms: inner.last_success_ms,
             upkeep: inner.upkeep.clone(),
+            known_as_of_ms: inner.known_as_of_ms,
             complaints: self.complaints(&inner, &backlog),
             backlog,
             snapshots: inner.snapshots.clone(),
@@ -284,6 +292,12 @@ impl Monitor {
         let signs = [Some(last_request), Some(self.control.progress()), began, inner.ended_at];
         let last = signs.into_iter().flatten().max().unwrap_or(self.born);
         last.elapsed() > patience.saturating_add(rest)
+    }
+
+    /// What whoever finds the state's lock held may know.
+    pub(crate) fn holder(&self) -> Holder {
+        let cycle_since_ms = self.inner.lock().running.as_ref().map(|(began_ms, ..)| *began_ms);
+        Holder { note: self.loop_note(), cycle_since_ms }
     }
 
     /// What the state is to remember of this process.

@@ -49,13 +49,27 @@ pub struct PruneOptions {
     /// A database that has been gone from its host for this long loses everything.
     pub deleted_after: Option<Duration>,
     /// Ages are counted from now, but from no later than the store's own time of its newest object: a host clock that runs
-    /// ahead would else erase what is young; and a tombstone is no older than the store's own time of it. True to go by the
+    /// ahead would else erase what is young; and a tombstone or heartbeat is no older than the store's own time of it. True to go by the
     /// host's clock and the times in keys alone, in a store in which nothing is new, or that is a copy.
     pub trust_clock: bool,
+    /// Whose old heartbeats go, too: those older than a month but for the newest.
+    pub heartbeats: Heartbeats,
     /// Only decide.
     pub dry_run: bool,
     /// Objects deleted a second, at most; at least 1.
     pub delete_rate: u32,
+}
+
+/// Whose heartbeats are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Heartbeats {
+    /// Nobody's.
+    #[default]
+    None,
+    /// Every host's; only where every database is meant.
+    All,
+    /// This host's.
+    Of(String),
 }
 
 impl Default for PruneOptions {
@@ -65,6 +79,7 @@ impl Default for PruneOptions {
             rules: Rules::default(),
             deleted_after: None,
             trust_clock: false,
+            heartbeats: Heartbeats::default(),
             dry_run: false,
             delete_rate: DELETE_RATE_DEFAULT,
         }
@@ -114,7 +129,11 @@ pub fn prune(access: &Access, options: &PruneOptions, now: Timestamp, observer: 
     let mut report = PruneReport { dry_run: options.dry_run, ..PruneReport::default() };
     report.foreign = catalogue.totals().foreign;
     report.counted_from = (now.as_ms() - time.as_ms() > DAY_MS).then_some(time);
-    let plan = decide_all(access, &catalogue, options, (now, time), &mut report, observer)?;
+    let mut plan = decide_all(access, &catalogue, options, (now, time), &mut report, observer)?;
+    let seen = catalogue.totals().heartbeats;
+    for (prefix, time) in expired_heartbeats(access, options, seen, time)? {
+        plan.add_heartbeat(&prefix, time)?;
+    }
     report.unmatched = catalogue.unmatched(&options.names)?.into_iter().map(str::to_owned).collect();
     drop(catalogue);
     if options.dry_run {
@@ -132,6 +151,21 @@ pub fn prune(access: &Access, options: &PruneOptions, now: Timestamp, observer: 
     report.requests = access.store.requests.total() - requests;
     report.elapsed = begun.elapsed();
     Ok(report)
+}
+
+/// The heartbeats that go; of all hosts' ones a listing of everything has `seen` so many.
+fn expired_heartbeats(
+    access: &Access,
+    options: &PruneOptions,
+    seen: u64,
+    time: Timestamp,
+) -> Result<Vec<(String, Timestamp)>> {
+    match &options.heartbeats {
+        Heartbeats::None => Ok(Vec::new()),
+        Heartbeats::All if seen == 0 => Ok(Vec::new()),
+        Heartbeats::All => crate::heartbeats::find::expired(access, None, time, options.trust_clock),
+        Heartbeats::Of(host) => crate::heartbeats::find::expired(access, Some(host), time, options.trust_clock),
+    }
 }
 
 /// The time from which ages are counted.

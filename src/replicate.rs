@@ -19,6 +19,7 @@ use crate::engine::{Engine, load, own_files, pool, runtime, state_path};
 use crate::error::{Error, Result};
 use crate::first_hour::FirstHour;
 use crate::fs::{create_private_dir, shown};
+use crate::heartbeats::Heart;
 use crate::monitor::Monitor;
 use crate::record::{Doubt, Recorder, chain};
 use crate::report::CycleReport;
@@ -45,7 +46,7 @@ pub struct Replicator {
     complaint: Complaint,
     said: Said,
     warned_unmatched: Vec<bool>,
-    _lock: StateLock,
+    lock: StateLock,
 }
 
 impl Replicator {
@@ -144,7 +145,7 @@ impl Replicator {
             complaint: Complaint::default(),
             said: Said::default(),
             warned_unmatched,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -196,6 +197,15 @@ impl Replicator {
         Upkeep::new(&watch.config, env, db, clock, control, self.monitor()).map(Some)
     }
 
+    /// What puts heartbeat objects, if any are wanted; `env` is what the store was opened with.
+    #[must_use]
+    pub fn heart(&self, env: &Env) -> Option<Heart> {
+        let watch = &self.engine.watch;
+        let (db, clock, control) = (Arc::clone(&watch.db), Arc::clone(&watch.clock), Arc::clone(&watch.control));
+        let every = (watch.config.telling.heartbeat_object?, &*watch.config.host);
+        Some(Heart::new(every, (&watch.config.store, env), db, clock, control, self.monitor()))
+    }
+
     /// One pass over everything: returns when each changed database is stored and recorded, or has failed.
     pub fn run_cycle(&mut self, ignore_cooldown: bool) -> CycleReport {
         let started = Instant::now();
@@ -205,6 +215,7 @@ impl Replicator {
         let cycle =
             Cycle::new(Arc::clone(&self.engine), self.recorder.sender(), Arc::clone(&self.observer), ignore_cooldown);
         self.monitor.begins(Arc::clone(&cycle.tally));
+        self.lock.tell(&self.monitor.holder());
         cycle.run(&mut self.scan_no, &mut report);
         let flushing = Instant::now();
         self.recorder.flush();
@@ -214,6 +225,7 @@ impl Replicator {
         report.requests = asked.total();
         report.elapsed = started.elapsed();
         self.note(&report, &asked);
+        self.lock.tell(&self.monitor.holder());
         self.engine.watch.db.rest();
         self.engine.watch.table.backlog.rest();
         self.said.tell(&report.errors);

@@ -19,7 +19,7 @@ use crate::cycle::Silent;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::names::Names;
-use crate::prune::{PruneOptions, prune};
+use crate::prune::{Heartbeats, PruneOptions, prune};
 use crate::state::{StateDb, day_of};
 use crate::store::{Env, StoreOptions};
 use crate::timestamp::Timestamp;
@@ -83,6 +83,8 @@ pub struct Upkeep {
     state_dir: PathBuf,
     /// The databases of this host, as far as the key template tells them from others.
     names: Names,
+    /// This host's, where others may see to theirs.
+    heartbeats: Heartbeats,
     db: Arc<StateDb>,
     clock: Arc<dyn Clock>,
     control: Arc<Control>,
@@ -117,9 +119,9 @@ impl Upkeep {
         control: Arc<Control>,
         monitor: Arc<Monitor>,
     ) -> Result<Self> {
-        let names = match config.template.fixed_head(&config.host) {
-            Some(head) => Names::within(&head)?,
-            None => Names::all(),
+        let (names, heartbeats) = match config.template.fixed_head(&config.host) {
+            Some(head) => (Names::within(&head)?, Heartbeats::Of(config.host.clone())),
+            None => (Names::all(), Heartbeats::All),
         };
         let upkeep = Self {
             schedule: config.upkeep.clone(),
@@ -128,6 +130,7 @@ impl Upkeep {
             concurrency: config.concurrency.min(CONCURRENCY_MAX),
             state_dir: config.state_dir.clone(),
             names,
+            heartbeats,
             db,
             clock,
             control,
@@ -237,7 +240,12 @@ impl Upkeep {
     }
 
     fn prune(&self, now: Timestamp) -> Result<(u8, String)> {
-        let options = PruneOptions { names: self.names.clone(), rules: self.schedule.keep, ..PruneOptions::default() };
+        let options = PruneOptions {
+            names: self.names.clone(),
+            rules: self.schedule.keep,
+            heartbeats: self.heartbeats.clone(),
+            ..PruneOptions::default()
+        };
         let access = self.access()?;
         let report = prune(&access, &options, now, &Silent);
         self.count(Task::Prune, &access);

@@ -5,6 +5,7 @@ from .common import PREFIX, check
 
 DATABASE = f"{PREFIX}/srv/a.db"
 SNAPSHOT, OTHER = f"{DATABASE}/20261121T063339.123Z.db.lz4", "elsewhere/b.db/20261121T063339.123Z.db.lz4"
+HEARTBEAT = f"{PREFIX}/litesnap-heartbeats/web-1/20261121T063339.123Z.heartbeat"
 # Stored with the very key that is tried.
 OWN = f"{DATABASE}/20261121T060000.000Z.db.lz4"
 # Another host's, whose prefix begins with the same letters.
@@ -43,6 +44,7 @@ ATTEMPTS = {
     "read a snapshot": of_object("get_object"),
     "look at a snapshot": of_object("head_object"),
     "read what it stored itself": of_object("get_object", OWN),
+    "read a heartbeat": of_object("get_object", HEARTBEAT),
     "read something else": of_object("get_object", f"{PREFIX}/index.html"),
     "read another prefix": of_object("get_object", OTHER),
     "read a neighbour's": of_object("get_object", NEIGHBOUR),
@@ -50,6 +52,7 @@ ATTEMPTS = {
     "overwrite a snapshot": put(SNAPSHOT),
     "put a tombstone": put(f"{DATABASE}/20261121T070000.000Z.deleted"),
     "put a bad-marker": put(SNAPSHOT + ".bad"),
+    "put a heartbeat": put(HEARTBEAT),
     "put something else": put(f"{PREFIX}/index.html"),
     "put in another prefix": put(OTHER),
     "put at a neighbour's": put(NEIGHBOUR),
@@ -57,6 +60,7 @@ ATTEMPTS = {
     "delete what it stored itself": of_object("delete_object", OWN),
     "delete a tombstone": of_object("delete_object", f"{DATABASE}/20261121T050000.000Z.deleted"),
     "delete a bad-marker": of_object("delete_object", SNAPSHOT + ".bad"),
+    "delete a heartbeat": of_object("delete_object", HEARTBEAT),
     "delete something else": of_object("delete_object", f"{PREFIX}/index.html"),
     "delete in another prefix": of_object("delete_object", OTHER),
     "delete an old version": delete_old_version,
@@ -77,25 +81,37 @@ READS = {"list its prefix"} | READ
 ALLOWED = {
     "replicate": PUTS,
     "replicate-compare": PUTS | READ,
+    "replicate-heartbeat": PUTS | {"put a heartbeat"},
     "restore": READS,
     "verify": READS | {"put a bad-marker"},
     "prune": {"list its prefix", "delete a snapshot", "delete what it stored itself", "delete a tombstone",
-              "delete a bad-marker"},
+              "delete a bad-marker", "delete a heartbeat"},
+    "status": {"read a heartbeat"},
 }
 
 # And what more where a policy can only name a whole prefix.
-ANY_PUT = PUTS | {"put a bad-marker", "put something else"}
+ANY_PUT = PUTS | {"put a bad-marker", "put a heartbeat", "put something else"}
+ANY_READ = {"read a heartbeat", "read something else"}
 ALLOWED_MORE = {
     "replicate": ANY_PUT,
-    "replicate-compare": ANY_PUT | {"read something else"},
-    "restore": {"read something else"},
-    "verify": ANY_PUT | {"read something else"},
+    "replicate-compare": ANY_PUT | ANY_READ,
+    "replicate-heartbeat": ANY_PUT,
+    "restore": ANY_READ,
+    "verify": ANY_PUT | ANY_READ,
     "prune": {"delete something else"},
+    # Which is nothing: it may not store.
+    "status": {"read what it stored itself"},
 }
 
 
 def allowed(role, server):
     return ALLOWED[role] | (ALLOWED_MORE[role] if server.is_ceph else set())
+
+
+def lenient(role, server):
+    """What the server lets through all the same. One that looks at no prefix of a listing tells of none apart."""
+    more = {"list its prefix"} if role == "status" and "list another prefix" in server.lenient else set()
+    return {*server.lenient} | more
 
 
 def denied():
@@ -106,7 +122,7 @@ def denied():
 def stocked(server, name):
     """A new bucket with something of everybody."""
     bucket = server.bucket(name)
-    for key in (SNAPSHOT, OTHER, NEIGHBOUR, f"{PREFIX}/index.html"):
+    for key in (SNAPSHOT, OTHER, NEIGHBOUR, HEARTBEAT, f"{PREFIX}/index.html"):
         server.admin.put_object(Bucket=bucket, Key=key, Body=b"mine")
     return bucket
 
@@ -135,7 +151,7 @@ def table(server, role, policy, bucket_name):
     key = server.grant(policy(bucket))
     for name, attempt in ATTEMPTS.items():
         if (done := outcome(attempt, server.s3(key), bucket)) != (name in allowed(role, server)):
-            (excused if name in server.lenient else wrong).append(f"{name}: {'done' if done else 'refused'}")
+            (excused if name in lenient(role, server) else wrong).append(f"{name}: {'done' if done else 'refused'}")
         if done:
             let_through.append(name)
             restock(server, bucket)
@@ -144,4 +160,5 @@ def table(server, role, policy, bucket_name):
 
 
 def restock(server, bucket):
-    server.admin.put_object(Bucket=bucket, Key=SNAPSHOT, Body=b"mine")
+    for key in (SNAPSHOT, HEARTBEAT):
+        server.admin.put_object(Bucket=bucket, Key=key, Body=b"mine")

@@ -81,6 +81,18 @@ def clear_unfinished(place, allowed):
     check((left, said) == ((0, False) if allowed else (1, True)), f"{left} uploads left, {err}")
 
 
+def heartbeats(place):
+    return [key for key in place.server.keys(place.bucket) if key.startswith(f"{PREFIX}/litesnap-heartbeats/")]
+
+
+def tell_how_it_fares(place, allowed):
+    """put a heartbeat beside the snapshots"""
+    place.make("a.db")
+    ran = place.replicate("--heartbeat-object", "1h").expect(0, "stored=1")
+    check(len(heartbeats(place)) == (1 if allowed else 0), f"heartbeats: {heartbeats(place)}")
+    check(allowed or "the heartbeat object is not stored" in ran.err, f"a refused heartbeat was not told of: {ran}")
+
+
 def compare_after_lost_answer(place, allowed):
     """tell an object whose confirmation was lost, instead of storing it a second time"""
     place.make("a.db")
@@ -125,6 +137,18 @@ def mark_bad(place, allowed):
     is_marked = key + ".bad" in place.server.keys(place.bucket)
     check(is_marked == allowed, f"marked: {is_marked}: {ran}")
     check(allowed or "cannot mark" in ran.err, f"a refused marker was not told of: {ran}")
+
+
+# --- status from another machine ----------------------------------------------------------------------------------------
+
+def ask_from_elsewhere(place, allowed):
+    """tell how a host fares by its heartbeats"""
+    kept = as_admin(place)
+    place.make("a.db")
+    place.replicate("--heartbeat-object", "1h").expect(0, "stored=1")
+    place.key = kept
+    ran = place.litesnap("status", "--from-store", "--stale", "2h")
+    ran.expect(0, "fresh ") if allowed else ran.expect(3, "refused|403")
 
 
 # --- prune and purge ----------------------------------------------------------------------------------------------------
@@ -176,6 +200,21 @@ def remove_tombstones(place, allowed):
     left_after_purge(place, allowed, ".deleted")
 
 
+def remove_heartbeats(place, allowed):
+    """prune heartbeats of long ago"""
+    prepared(place, "a.db")
+    old = [f"{PREFIX}/litesnap-heartbeats/h/2020010{day}T000000.000Z.heartbeat" for day in (1, 2)]
+    for key in old:
+        place.server.admin.put_object(Bucket=place.bucket, Key=key, Body=b"{}")
+    # No store lets anybody choose when it was given an object.
+    ran = place.litesnap("prune", "--keep-last", "1", "--trust-clock")
+    if allowed:
+        ran.expect(0, "heartbeats=1")
+    else:
+        check(ran.code in (1, 3) and "AccessDenied" in ran.out + ran.err, f"refusal expected: {ran}")
+    check(heartbeats(place) == (old[1:] if allowed else old), f"left: {heartbeats(place)}")
+
+
 REPLICATE = {
     "StoreSnapshots": store_snapshots,
     "NoteDeletedDatabases": note_deleted,
@@ -187,6 +226,7 @@ RESTORE = {"FindSnapshots": find_snapshots, "ReadSnapshots": read_snapshots}
 DUTIES = {
     "replicate": REPLICATE,
     "replicate-compare": {**REPLICATE, "CompareAfterLostAnswers": compare_after_lost_answer},
+    "replicate-heartbeat": {**REPLICATE, "TellHowItFares": tell_how_it_fares},
     "restore": RESTORE,
     "verify": {**RESTORE, "MarkBadSnapshots": mark_bad},
     "prune": {
@@ -194,5 +234,7 @@ DUTIES = {
         "RemoveSnapshots": remove_snapshots,
         "RemoveMarkers": remove_markers,
         "RemoveTombstones": remove_tombstones,
+        "RemoveHeartbeats": remove_heartbeats,
     },
+    "status": {"FindHeartbeats": ask_from_elsewhere, "ReadHeartbeats": ask_from_elsewhere},
 }

@@ -11,6 +11,7 @@ mod list;
 mod prune;
 mod replicate;
 mod restore;
+mod status;
 mod telling;
 mod verify;
 
@@ -30,6 +31,7 @@ pub(crate) use list::{List, Show};
 pub(crate) use prune::{Prune, Purge};
 pub(crate) use replicate::Replicate;
 pub(crate) use restore::{CheckArg, Restore};
+pub(crate) use status::Status;
 pub(crate) use telling::TellingArgs;
 pub(crate) use verify::Verify;
 
@@ -64,6 +66,8 @@ pub(crate) enum Command {
     Explain(Box<Explain>),
     /// Bring one database back, some, or all
     Restore(Box<Restore>),
+    /// Tell how backups fare: what waits, what fails, what is too old; with --store, of hosts that are dead
+    Status(Box<Status>),
     /// Show what is stored: databases, or the snapshots of one
     List(Box<List>),
     /// Show what one stored object says about itself

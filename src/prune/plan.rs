@@ -8,7 +8,7 @@ use super::report::PruneReport;
 use super::{Decided, Observer};
 use crate::catalogue::Database;
 use crate::error::{Error, Result};
-use crate::layout::{KeyKind, ParsedKey};
+use crate::layout::{KeyKind, ParsedKey, heartbeat_key};
 use crate::retention::{Candidate, Rules, Verdict, decide};
 use crate::scratch;
 use crate::timestamp::Timestamp;
@@ -19,8 +19,8 @@ const SCHEMA: &str = "
         PRIMARY KEY(tier, id)) WITHOUT ROWID;
     CREATE TABLE failed(name TEXT PRIMARY KEY) WITHOUT ROWID";
 
-/// By their numbers in the column `kind`.
-const KINDS: [KeyKind; 3] = [KeyKind::Snapshot, KeyKind::BadMarker, KeyKind::Tombstone];
+/// By their numbers in the column `kind`; the last is a heartbeat, which is of no database.
+const KINDS: [Option<KeyKind>; 4] = [Some(KeyKind::Snapshot), Some(KeyKind::BadMarker), Some(KeyKind::Tombstone), None];
 
 /// Snapshots; then what says something about them.
 pub(super) const TIERS: [i64; 2] = [0, 1];
@@ -41,7 +41,8 @@ pub(super) struct Doomed {
     pub(super) id: i64,
     pub(super) name: String,
     pub(super) time: Timestamp,
-    pub(super) kind: KeyKind,
+    /// `None` for a heartbeat.
+    pub(super) kind: Option<KeyKind>,
     /// Bytes it takes in the store; 0 but for snapshots.
     pub(super) size: u64,
     /// With it the last of a database is gone.
@@ -51,7 +52,10 @@ pub(super) struct Doomed {
 impl Doomed {
     /// Its key below the store's prefix.
     pub(super) fn key(&self) -> String {
-        ParsedKey { prefix: &self.name, ts: self.time, kind: self.kind }.key()
+        match self.kind {
+            Some(kind) => ParsedKey { prefix: &self.name, ts: self.time, kind }.key(),
+            None => heartbeat_key(&self.name, self.time),
+        }
     }
 }
 
@@ -144,17 +148,27 @@ impl Plan {
         Ok(())
     }
 
-    fn push(&mut self, tier: i64, name: &str, time: Timestamp, kind: KeyKind, size: u64, closes: bool) -> Result<()> {
+    /// Adds the heartbeat of `time` below `prefix`.
+    pub(super) fn add_heartbeat(&mut self, prefix: &str, time: Timestamp) -> Result<()> {
+        self.push(0, prefix, time, None, 0, false)
+    }
+
+    fn push(
+        &mut self,
+        tier: i64,
+        name: &str,
+        time: Timestamp,
+        kind: impl Into<Option<KeyKind>>,
+        size: u64,
+        closes: bool,
+    ) -> Result<()> {
         self.len += 1;
-        let kind = match kind {
-            KeyKind::Snapshot => 0,
-            KeyKind::BadMarker => 1,
-            KeyKind::Tombstone => 2,
-        };
+        let kind = kind.into();
+        let number = KINDS.iter().position(|known| *known == kind).expect("every kind is among them");
         self.rows
             .prepare_cached("INSERT INTO doomed VALUES(?1,?2,?3,?4,?5,?6,?7)")
             .and_then(|mut insert| {
-                insert.execute((tier, self.len, name, time.as_ms(), kind, size.cast_signed(), closes))
+                insert.execute((tier, self.len, name, time.as_ms(), number.cast_signed(), size.cast_signed(), closes))
             })
             .map_err(scratch::failed)
             .map(|_| ())

@@ -36,6 +36,8 @@ pub struct PruneReport {
     pub markers: u64,
     /// Tombstones removed.
     pub tombstones: u64,
+    /// Heartbeats removed.
+    pub heartbeats: u64,
     /// Files of unfinished uploads removed.
     pub leftovers: u64,
     /// Listed objects that are not of our making; never touched.
@@ -65,19 +67,20 @@ impl PruneReport {
     /// Counts one object as removed.
     pub(super) fn add(&mut self, doomed: &Doomed) {
         match doomed.kind {
-            KeyKind::Snapshot => {
+            Some(KeyKind::Snapshot) => {
                 self.removed += 1;
                 self.removed_bytes += doomed.size;
             }
-            KeyKind::BadMarker => self.markers += 1,
-            KeyKind::Tombstone => self.tombstones += 1,
+            Some(KeyKind::BadMarker) => self.markers += 1,
+            Some(KeyKind::Tombstone) => self.tombstones += 1,
+            None => self.heartbeats += 1,
         }
         self.databases_removed += u64::from(doomed.closes);
     }
 
     /// Takes the store for down if it let us remove nothing at all, or was given up.
     pub(super) fn note_if_down(&mut self, is_given_up: bool) {
-        let nothing = self.removed + self.markers + self.tombstones == 0;
+        let nothing = self.removed + self.markers + self.tombstones + self.heartbeats == 0;
         let all_concern_store = self.failures.by_reason().keys().all(|reason| reason.concerns_store());
         if is_given_up || (nothing && all_concern_store) {
             let last = self.failures.named().iter().rfind(|u| u.failure.reason.concerns_store());
@@ -114,6 +117,7 @@ impl PruneReport {
             self.elapsed.as_millis(),
         );
         let more = [
+            ("heartbeats", self.heartbeats),
             ("leftovers", self.leftovers),
             ("foreign", self.foreign),
             ("untried", self.untried),
@@ -193,6 +197,7 @@ impl PruneReport {
             "databases_removed": self.databases_removed,
             "markers": self.markers,
             "tombstones": self.tombstones,
+            "heartbeats": self.heartbeats,
             "leftovers": self.leftovers,
             "foreign": self.foreign,
             "failed": self.failed(),

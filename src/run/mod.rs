@@ -11,6 +11,7 @@ mod prune;
 mod replicate;
 mod restore;
 mod show;
+mod status;
 mod telling;
 mod verify;
 
@@ -32,6 +33,7 @@ pub(crate) use prune::{prune, purge};
 pub(crate) use replicate::replicate;
 pub(crate) use restore::restore;
 pub(crate) use show::show;
+pub(crate) use status::status;
 pub(crate) use verify::verify;
 
 use crate::cli::StoreArgs;

@@ -9,7 +9,7 @@ use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
 use litesnap::layout::KeyKind;
 use litesnap::names::{Names, decoded};
-use litesnap::prune::{Decided, Observer, PruneOptions, PruneReport};
+use litesnap::prune::{Decided, Heartbeats, Observer, PruneOptions, PruneReport};
 use litesnap::retention::{Reasons, Verdict};
 use litesnap::state::Beside;
 use litesnap::store::credentials_hint;
@@ -25,6 +25,8 @@ pub(crate) fn prune(args: &Prune) -> anyhow::Result<u8> {
         rules: args.keep.rules(),
         deleted_after: args.deleted_after,
         trust_clock: args.trust_clock,
+        // Whoever names databases means these alone.
+        heartbeats: if args.only.globs.is_empty() { Heartbeats::All } else { Heartbeats::None },
         dry_run: args.dry_run,
         delete_rate: args.delete_rate,
     };

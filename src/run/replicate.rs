@@ -11,6 +11,7 @@ use litesnap::control::Control;
 use litesnap::detect::Pace;
 use litesnap::error::{Error, Reason};
 use litesnap::fs::shown;
+use litesnap::heartbeats::Heart;
 use litesnap::layout::Template;
 use litesnap::pattern::Excludes;
 use litesnap::plan::{Planned, dry_run};
@@ -113,6 +114,9 @@ fn once(
     }
     let beat = teller.after(&report);
     print(&if args.json { report.json() + "\n" } else { report.text() })?;
+    if report.interrupted.is_none() {
+        replicator.heart(env).map(|heart| heart.run_due());
+    }
     let (held, named) = replicator.held(20);
     if held > 0 {
         let named: Vec<String> = named.iter().map(|p| shown(p).to_string()).collect();
@@ -187,6 +191,7 @@ fn forever(
         log::info!("removing once a day what this does not keep: {}", config.upkeep.keep.describe());
     }
     let beside = replicator.upkeep(env)?.map(Upkeep::start).transpose()?;
+    let heart = replicator.heart(env).map(Heart::start).transpose()?;
     let mut hinted = false;
     replicator.run_forever(|report| {
         if report.is_eventful() {
@@ -200,7 +205,7 @@ fn forever(
         }
         teller.after(report);
     });
-    drop(beside);
+    drop((beside, heart));
     log::info!("stopped: all that is stored is recorded");
     Ok(0)
 }

@@ -7,6 +7,7 @@ mod beside;
 mod cycles;
 mod db;
 mod lock;
+mod look;
 mod notes;
 mod slot;
 
@@ -14,7 +15,8 @@ pub use beside::{Believed, Beside, GoneFromHost};
 pub use cycles::{CycleNote, LOOP_NOTE, LoopNote};
 pub(crate) use db::open_read_only;
 pub use db::{Change, Identity, Opened, Row, StateDb};
-pub use lock::StateLock;
+pub use lock::{Held, Holder, StateLock};
+pub use look::{Days, Failing, Known, Look, Spent, Stale, Waiting, states_in};
 pub use notes::{ACCEPT_GONE, day_of};
 pub use slot::{Flags, Seen, Slot, Table};
 

@@ -113,21 +113,25 @@ impl StateDb {
     ///
     /// # Errors
     /// [`Error::State`](crate::error::Error::State) when the file cannot be read.
-    #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
     pub fn objects_per_day(&self, today: i64) -> Result<Option<f64>> {
-        let conn = self.writer.lock();
-        let run = || -> rusqlite::Result<Option<f64>> {
-            let first: Option<i64> = conn.query_row("SELECT min(day) FROM days", [], |row| row.get(0))?;
-            let begin = first.unwrap_or(today).saturating_add(1).max(today - RATE_DAYS);
-            if begin >= today {
-                return Ok(None);
-            }
-            let sum = "SELECT total(objects) FROM days WHERE day >= ?1 AND day < ?2";
-            let objects: f64 = conn.query_row(sum, [begin, today], |row| row.get(0))?;
-            Ok(Some(objects / (today - begin) as f64))
-        };
-        run().map_err(|e| state_error(&self.path, "cannot read it", e))
+        objects_per_day(&self.writer.lock(), today).map_err(|e| state_error(&self.path, "cannot read it", e))
     }
+}
+
+/// [`StateDb::objects_per_day`], of any connection.
+#[allow(clippy::cast_precision_loss, reason = "a rate for people")]
+pub(super) fn objects_per_day(conn: &Connection, today: i64) -> rusqlite::Result<Option<f64>> {
+    let Some(begin) = first_full_day(conn, today)? else { return Ok(None) };
+    let sum = "SELECT total(objects) FROM days WHERE day >= ?1 AND day < ?2";
+    let objects: f64 = conn.query_row(sum, [begin, today], |row| row.get(0))?;
+    Ok(Some(objects / (today - begin) as f64))
+}
+
+/// The first of the last seven days before `today` that were counted in full; `None` until one was.
+pub(super) fn first_full_day(conn: &Connection, today: i64) -> rusqlite::Result<Option<i64>> {
+    let first: Option<i64> = conn.query_row("SELECT min(day) FROM days", [], |row| row.get(0))?;
+    let begin = first.unwrap_or(today).saturating_add(1).max(today - RATE_DAYS);
+    Ok((begin < today).then_some(begin))
 }
 
 /// The day of a time in seconds since 1970.

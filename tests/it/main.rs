@@ -42,6 +42,7 @@ mod restore_full; // a target that is full, read-only or goes away: refused, and
 mod s3; // the real binary against an S3 server that fails, and signals in mid-upload
 mod secrets; // nothing secret in what is logged, printed or kept, however a store fails
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
+mod status; // how backups fare: from the state, and from heartbeats in a store
 mod store; // stores by themselves: conformance, faults, secrets
 mod telling; // whom the loop tells how it fares: HTTP, heartbeats, the service manager; when health turns
 mod torture; // foreign writers and litesnaps, killed at random: every snapshot a commit, none stale, none lost

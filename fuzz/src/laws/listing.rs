@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use litesnap::catalogue::{Catalogue, Database};
 use litesnap::error::Error;
 use litesnap::fuzzing::{key_ahead, key_between};
-use litesnap::layout::{KeyKind, Timestamp, parse_key};
+use litesnap::layout::{KeyKind, Timestamp, parse_heartbeat, parse_key};
 use litesnap::names::Names;
 
 use super::fields;
@@ -34,7 +34,7 @@ fn catalogued(keys: &[&str], names: &Names) {
     let mut foreign = 0;
     for key in keys {
         let Some(key) = parse_key(key) else {
-            foreign += 1;
+            foreign += u64::from(parse_heartbeat(key).is_none());
             continue;
         };
         if names.matches(key.prefix) {
