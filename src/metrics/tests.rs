@@ -44,6 +44,7 @@ fn worst() -> Vitals {
         failing: many,
         running_since_ms: Some(1),
         last_success_ms: Some(1),
+        known_as_of_ms: Some(1_000),
         backlog: ages.clone(),
         snapshots: ages,
         requests: RequestCounts::default(),
