@@ -87,6 +87,13 @@ impl Backlog {
         Some(entry.since_s)
     }
 
+    /// It could not be written down.
+    pub fn not_noted(&self, id: u64) {
+        if let Some(entry) = self.0.lock().get_mut(&id) {
+            entry.noted = None;
+        }
+    }
+
     /// Whether `state.db` says that `id` waits.
     #[must_use]
     pub fn is_noted(&self, id: u64) -> bool {

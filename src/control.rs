@@ -106,7 +106,7 @@ impl Control {
     }
 
     /// Resolves when a stop was asked for.
-    pub(crate) async fn until_stopped(&self) {
+    pub async fn until_stopped(&self) {
         let notified = self.stopped.notified();
         tokio::pin!(notified);
         notified.as_mut().enable();

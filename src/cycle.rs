@@ -305,9 +305,23 @@ impl Cycle {
         }
         let at_s = self.engine.watch.clock.now() / SECOND;
         backlog.add(id, u32::try_from(at_s).unwrap_or(u32::MAX));
+        // Once it is no longer refused, it is looked at again: that ends its wait.
+        if !failure.reason.is_settled() {
+            self.engine.watch.table.update(id, |slot| slot.flags = slot.flags.with(Flags::FAILED, true));
+        }
         if let Some(since_s) = backlog.to_note(id, Wait::Failed) {
             let (path, error) = (path.to_path_buf(), failure.to_string());
-            self.record(Change::Failed { id, path, prefix: None, stamps: None, error, at_s, since_s: Some(since_s) });
+            let since_s = Some(since_s);
+            self.record(Change::Failed {
+                id,
+                path,
+                prefix: None,
+                stamps: None,
+                error,
+                at_s,
+                since_s,
+                maybe_stored: false,
+            });
         }
     }
 
@@ -550,6 +564,7 @@ impl Cycle {
             error: failure.to_string(),
             at_s,
             since_s,
+            maybe_stored: failure.reason.may_have_stored(),
         };
         self.report_failure(path, failure, before == 0);
         Fact { change, prefix, tally: Arc::clone(&self.tally) }
@@ -635,10 +650,8 @@ pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -
 /// that failed, or was not recorded, the store may have a newer one.
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot, doubt: &Doubt) -> bool {
     row.is_some_and(|row| {
-        let failure = row.error.as_deref().and_then(Failure::parse);
-        let in_doubt = failure.is_some_and(|f| f.reason.may_have_stored()) || !doubt.is_beyond(row.stored_s);
         // What has the very stamps that were recorded did not change in between.
-        let may_be_newer = in_doubt && row.stamps != Some(snapshot.stamps);
+        let may_be_newer = !doubt.is_beyond(row.stored_s) && row.stamps != Some(snapshot.stamps);
         let same = row.content_hash == Some(snapshot.content_hash) && row.prefix == candidate.prefix;
         row.key_ms.is_some() && same && !row.is_buried() && !may_be_newer
     })

@@ -138,7 +138,8 @@ pub enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 23] = [
+    /// Every reason there is.
+    pub const ALL: [Self; 23] = [
         Self::Empty,
         Self::NotADatabase,
         Self::Opaque,

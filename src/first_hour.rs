@@ -41,18 +41,19 @@ impl FirstHour {
         }
     }
 
-    /// A cycle is over at `now_s`; it stored so many objects and bytes, and `requests` are all of the process so far. Returns what is to be
+    /// A cycle is over at `now_s`, and if `is_over`, nothing of a first run is left; it stored so many objects and bytes, and `requests` are all of the process so far. Returns what is to be
     /// said once the hour is over. Under a `cooldown_s` only what it let through is known: then nothing is said of others.
     pub(crate) fn cycle_ended(
         &self,
         now_s: i64,
+        is_over: bool,
         requests: RequestCounts,
         (objects, bytes): (u64, u64),
         cooldown_s: u32,
     ) -> Option<String> {
         let mut stage = self.0.lock();
         let Stage::During(hour) = &mut *stage else {
-            if matches!(*stage, Stage::Before) {
+            if matches!(*stage, Stage::Before) && is_over {
                 let what_if = WhatIf::new();
                 *stage = Stage::During(Box::new(Hour { began_s: now_s, requests, objects: 0, bytes: 0, what_if }));
             }
@@ -95,13 +96,16 @@ mod tests {
     #[test]
     fn an_hour_is_told_once_without_the_first_run() {
         let (first_hour, requests) = (FirstHour::default(), Requests::default());
-        put(&requests, 100_000);
+        put(&requests, 50_000);
+        let half = first_hour.cycle_ended(500, false, requests.snapshot(), (50_000, 1 << 29), 0);
+        assert_eq!(half, None, "the store went down in a first run: the rest of it is no hour like others");
+        put(&requests, 50_000);
         first_hour.stored_again(1, 0);
-        assert_eq!(first_hour.cycle_ended(1000, requests.snapshot(), (100_000, 1 << 30), 0), None);
+        assert_eq!(first_hour.cycle_ended(1000, true, requests.snapshot(), (100_000, 1 << 30), 0), None);
         for cycle in 1..=120 {
             put(&requests, 10);
             (0..10).for_each(|id| first_hour.stored_again(id, 1000 + cycle * 30));
-            let told = first_hour.cycle_ended(1000 + cycle * 30, requests.snapshot(), (10, 1000), 0);
+            let told = first_hour.cycle_ended(1000 + cycle * 30, true, requests.snapshot(), (10, 1000), 0);
             assert_eq!(told.is_some(), cycle == 120, "{cycle}: {told:?}");
             if let Some(line) = told {
                 // 1,200 PUTs an hour are 864,000 a month.
@@ -110,16 +114,16 @@ mod tests {
             }
         }
         put(&requests, 10);
-        assert_eq!(first_hour.cycle_ended(90_000, requests.snapshot(), (10, 1000), 0), None, "only once");
+        assert_eq!(first_hour.cycle_ended(90_000, true, requests.snapshot(), (10, 1000), 0), None, "only once");
     }
 
     #[test]
     fn under_a_cooldown_nothing_is_said_of_others() {
         let (first_hour, requests) = (FirstHour::default(), Requests::default());
-        assert_eq!(first_hour.cycle_ended(0, requests.snapshot(), (5, 5), 60), None);
+        assert_eq!(first_hour.cycle_ended(0, true, requests.snapshot(), (5, 5), 60), None);
         first_hour.stored_again(1, 60);
         put(&requests, 1);
-        let line = first_hour.cycle_ended(3600, requests.snapshot(), (1, 5), 60).unwrap();
+        let line = first_hour.cycle_ended(3600, true, requests.snapshot(), (1, 5), 60).unwrap();
         assert!(line.contains("S3 <$0.01+"), "{line}");
         assert!(!line.contains("cooldown"), "{line}");
     }

@@ -78,10 +78,14 @@ pub mod cycle;
 mod engine;
 mod first_hour;
 mod gone;
+pub mod heartbeat;
 pub mod heartbeats;
+pub mod metrics;
 pub mod monitor;
+pub mod notify;
 pub mod record;
 pub mod report;
+pub mod server;
 pub mod status;
 
 pub mod budget;

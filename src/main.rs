@@ -9,7 +9,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 fn main() -> ExitCode {
     // Copies, state and a folder's objects hold other people's data: nobody else's business. SQLite sets the mode of
@@ -97,7 +97,14 @@ fn help_command() -> String {
 
 /// What clap says is wrong, and its tip, without the usage that it shows below.
 fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
+    let mut text = error.render().to_string();
+    // What may hold a secret is not repeated.
+    if let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg)
+        && arg.starts_with("--heartbeat-url")
+        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+    {
+        text = text.replace(value.as_str(), "***");
+    }
     let mut paragraphs = text.split("\n\n").map(|p| p.lines().map(str::trim).collect::<Vec<_>>().join(" "));
     let what = paragraphs.next().unwrap_or_default().replace(char::is_control, "\u{fffd}");
     let tip = paragraphs.find(|p| p.starts_with("tip: ")).map(|tip| format!("; {tip}")).unwrap_or_default();

@@ -20,6 +20,7 @@ use crate::report::{CycleReport, Phases};
 use crate::snapshot::Reads;
 use crate::state::{CycleNote, Holder, LoopNote, Table};
 use crate::store::{RequestCounts, Requests, Store};
+use crate::upkeep::LastRun;
 
 /// So many intervals without a successful cycle, or progress within one, are too many.
 pub const INTERVALS_MAX: u32 = 3;
@@ -89,6 +90,8 @@ pub struct Vitals {
     pub requests: RequestCounts,
     /// Bytes of memory that the state takes.
     pub state_bytes: usize,
+    /// The last run of what is done beside the loop, `prune` and `verify`, as far as it is done.
+    pub upkeep: BTreeMap<&'static str, LastRun>,
     /// What is wrong, each one line; nothing if all is well.
     pub complaints: Vec<String>,
     /// A cycle has ended well since the start.
@@ -103,14 +106,11 @@ impl Vitals {
     }
 
     /// Whether every change that could be stored is stored: the last cycle succeeded, nothing failed in it, and what a cooldown
-    /// holds back is not too old.
+    /// holds back is not too old. Where no database is found nothing is fresh: a folder that is not mounted looks like that.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
-        let well = self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.succeeded && last.failed == 0 && last.untried == 0 && last.error.is_none());
-        well && self.is_healthy()
+        let well = |last: &CycleNote| last.succeeded && last.failed == 0 && last.untried == 0 && last.error.is_none();
+        self.last.as_ref().is_some_and(|last| well(last) && last.databases > 0) && self.is_healthy()
     }
 }
 
@@ -124,8 +124,14 @@ struct Inner {
     known_as_of_ms: Option<i64>,
     /// The end of the last successful cycle of this process.
     success_at: Option<Instant>,
+    /// The end of the last cycle of this process.
+    ended_at: Option<Instant>,
     snapshots: Ages,
+    upkeep: BTreeMap<&'static str, LastRun>,
 }
+
+/// Requests so far, and when it was first seen that they were so many.
+type Pulse = (u64, Instant);
 
 /// Watches over a loop.
 #[derive(Debug)]
@@ -142,6 +148,7 @@ pub struct Monitor {
     table: Arc<Table>,
     requests: Arc<Requests>,
     inner: Mutex<Inner>,
+    pulse: Mutex<Pulse>,
 }
 
 impl Monitor {
@@ -166,6 +173,7 @@ impl Monitor {
             table,
             requests: Arc::clone(&store.requests),
             inner: Mutex::new(Inner { last_success_ms, ..Inner::default() }),
+            pulse: Mutex::new((0, Instant::now())),
         })
     }
 
@@ -188,10 +196,16 @@ impl Monitor {
             inner.known_as_of_ms = Some(started_ms);
         }
         inner.failing = report.failures.by_reason().iter().map(|(reason, n)| (reason.word(), *n)).collect();
+        inner.ended_at = Some(Instant::now());
         inner.snapshots = snapshots;
         inner.last = Some(note.clone());
         add(&mut inner.totals, report);
         note
+    }
+
+    /// `task` was last done as `last` says.
+    pub(crate) fn upkeep_ran(&self, task: &'static str, last: LastRun) {
+        self.inner.lock().upkeep.insert(task, last);
     }
 
     /// How it fares now.
@@ -222,6 +236,7 @@ impl Monitor {
             running_since_ms: inner.running.as_ref().map(|(began_ms, ..)| *began_ms),
             last_success_ms: inner.last_success_ms,
             known_as_of_ms: inner.known_as_of_ms,
+            upkeep: inner.upkeep.clone(),
             complaints: self.complaints(&inner, &backlog),
             backlog,
             snapshots: inner.snapshots.clone(),
@@ -263,6 +278,26 @@ impl Monitor {
     pub(crate) fn holder(&self) -> Holder {
         let cycle_since_ms = self.inner.lock().running.as_ref().map(|(began_ms, ..)| *began_ms);
         Holder { note: self.loop_note(), cycle_since_ms }
+    }
+
+    /// Whether nothing at all has happened for longer than `patience`, beyond the rest between cycles: no cycle began or ended,
+    /// nothing was read or stored, no request was made or answered. A store that is down is no such thing. Requests are noticed
+    /// by being asked about, so this must be called more often than every `patience`.
+    #[must_use]
+    pub fn hangs(&self, patience: Duration) -> bool {
+        let requests = self.requests.total();
+        let mut pulse = self.pulse.lock();
+        if pulse.0 != requests {
+            *pulse = (requests, Instant::now());
+        }
+        let last_request = pulse.1;
+        drop(pulse);
+        let inner = self.inner.lock();
+        let began = inner.running.as_ref().map(|(_, began, _)| *began);
+        let rest = if began.is_some() { Duration::ZERO } else { self.interval };
+        let signs = [Some(last_request), Some(self.control.progress()), began, inner.ended_at];
+        let last = signs.into_iter().flatten().max().unwrap_or(self.born);
+        last.elapsed() > patience.saturating_add(rest)
     }
 
     /// What the state is to remember of this process.

@@ -219,6 +219,9 @@ impl Worker {
                 self.doubt.raise();
                 log::debug!("what was stored could not be recorded and will be stored again: {why}");
                 for fact in &batch {
+                    if let Change::Waiting { id, .. } | Change::Failed { id, .. } = &fact.change {
+                        self.table.backlog.not_noted(*id);
+                    }
                     fact.tally.unrecorded.fetch_add(1, Ordering::Relaxed);
                     fact.tally.error.lock().get_or_insert_with(|| why.clone());
                 }

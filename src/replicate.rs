@@ -25,7 +25,7 @@ use crate::record::{Doubt, Recorder, chain};
 use crate::report::CycleReport;
 use crate::snapshot::{Reader, work_dir};
 use crate::state::{Identity, Opened, StateDb, StateLock, day_of};
-use crate::store::{Env, Kind, RequestCounts, Store};
+use crate::store::{Described, Env, Kind, RequestCounts, Store};
 use crate::upkeep::Upkeep;
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
@@ -81,14 +81,14 @@ impl Replicator {
         let store = Arc::new(store);
         let identity = identity(&config, &store);
         create_private_dir(&config.state_dir).map_err(|e| unusable_state(&config.state_dir, e))?;
+        let folder = if let Kind::Folder { root } = &store.kind { Some(root.as_path()) } else { None };
+        let own = own_files(&config, folder)?;
         let path = state_path(&config.state_dir, &identity.store);
         let lock = StateLock::take(&path.with_extension("lock"))?;
         let (db, opened) = StateDb::open(&path, &identity, clock.now() / SECOND)?;
         tell_opened(&opened, &path, &store);
         warn_network(&config);
         let table = load(&db, slack(&config))?;
-        let folder = if let Kind::Folder { root } = &store.kind { Some(root.as_path()) } else { None };
-        let own = own_files(&config, folder)?;
         // Only ever compared: a form that another version writes differently is merely one that changed.
         let seen_under = format!("{:?} without {:?}", config.patterns, config.excludes);
         let same_patterns = AtomicBool::new(db.remember_patterns(&seen_under)?);
@@ -106,7 +106,7 @@ impl Replicator {
             config.store.request_timeout,
         );
         let (runtime, pool) = (runtime()?, pool()?);
-        let doubt = Arc::new(Doubt::new(Arc::clone(&clock), db.doubt_s()?));
+        let doubt = Arc::new(Doubt::new(Arc::clone(&clock), db.doubt_s(clock.now() / SECOND)?));
         let (db, table) = (Arc::new(db), Arc::new(table));
         if db.was_left_open() {
             doubt.raise();
@@ -194,7 +194,7 @@ impl Replicator {
             return Ok(None);
         }
         let (db, clock, control) = (Arc::clone(&watch.db), Arc::clone(&watch.clock), Arc::clone(&watch.control));
-        Upkeep::new(&watch.config, env, db, clock, control).map(Some)
+        Upkeep::new(&watch.config, env, db, clock, control, self.monitor()).map(Some)
     }
 
     /// What puts heartbeat objects, if any are wanted; `env` is what the store was opened with.
@@ -245,7 +245,8 @@ impl Replicator {
         let cycle = self.monitor.ended(report, ages);
         let (requests, stored) = (self.engine.store.requests.snapshot(), (report.stored, report.bytes));
         let cooldown_s = watch.config.pace.cooldown_s;
-        if let Some(line) = self.engine.first_hour.cycle_ended(now_s, requests, stored, cooldown_s) {
+        let is_over = report.succeeded() && report.untried == 0;
+        if let Some(line) = self.engine.first_hour.cycle_ended(now_s, is_over, requests, stored, cooldown_s) {
             log::info!("{line}");
         }
         if let Err(e) = watch.db.note_cycle(&cycle, &self.monitor.loop_note(), asked, day_of(now_s)) {
@@ -402,6 +403,18 @@ fn warn_network(config: &Config) {
             );
         }
     }
+}
+
+/// Checks what `config` asks for as far as that goes without opening or making anything: also that no pattern lies in the state
+/// or in a folder store. Returns the store by its names.
+///
+/// # Errors
+/// [`Error::Usage`] for what cannot be meant.
+pub fn check_places(config: &Config, env: &Env) -> Result<Described> {
+    config.check()?;
+    let store = Store::describe(&config.store, env)?;
+    own_files(config, store.folder.as_deref())?;
+    Ok(store)
 }
 
 /// The first lines of `report` that concern the whole run, for a command that ends with it.

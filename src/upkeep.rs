@@ -17,6 +17,7 @@ use crate::config::{Config, Schedule};
 use crate::control::Control;
 use crate::cycle::Silent;
 use crate::error::{Error, Result};
+use crate::monitor::Monitor;
 use crate::names::Names;
 use crate::prune::{Heartbeats, PruneOptions, prune};
 use crate::state::{StateDb, day_of};
@@ -35,6 +36,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 const CONCURRENCY_MAX: usize = 16;
 /// Lines that one run may add to the log.
 const LINES_MAX: usize = 20;
+
+/// The names of all that is done beside the loop.
+pub const TASKS: [&str; 2] = ["prune", "verify"];
 
 /// One of the things done beside the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,8 @@ pub struct Upkeep {
     db: Arc<StateDb>,
     clock: Arc<dyn Clock>,
     control: Arc<Control>,
+    /// Is told of each run.
+    monitor: Arc<Monitor>,
     /// The last runs of this process: where the state takes no note, they are not done again and again.
     ran: Mutex<Vec<(Task, LastRun)>>,
 }
@@ -111,12 +117,13 @@ impl Upkeep {
         db: Arc<StateDb>,
         clock: Arc<dyn Clock>,
         control: Arc<Control>,
+        monitor: Arc<Monitor>,
     ) -> Result<Self> {
         let (names, heartbeats) = match config.template.fixed_head(&config.host) {
             Some(head) => (Names::within(&head)?, Heartbeats::Of(config.host.clone())),
             None => (Names::all(), Heartbeats::All),
         };
-        Ok(Self {
+        let upkeep = Self {
             schedule: config.upkeep.clone(),
             store: config.store.clone(),
             env: env.to_vec(),
@@ -127,8 +134,13 @@ impl Upkeep {
             db,
             clock,
             control,
+            monitor,
             ran: Mutex::default(),
-        })
+        };
+        for (task, last) in upkeep.tasks().filter_map(|task| Some((task, upkeep.last(task)?))) {
+            upkeep.monitor.upkeep_ran(task.name(), last);
+        }
+        Ok(upkeep)
     }
 
     /// Does what is due, now and from now on, in a thread of its own.
@@ -176,11 +188,15 @@ impl Upkeep {
     }
 
     fn due_ms(&self, task: Task) -> i64 {
+        due_ms(self.last(task).as_ref(), self.every(task), self.now_ms())
+    }
+
+    /// Its last run, as the state or this process remembers it.
+    fn last(&self, task: Task) -> Option<LastRun> {
         let note = self.db.meta(&note_of(task.name())).ok().flatten();
         let noted = note.and_then(|note| serde_json::from_str::<LastRun>(&note).ok());
         let ran = self.ran.lock().iter().rev().find(|(of, _)| *of == task).map(|(_, last)| last.clone());
-        let last = [noted, ran].into_iter().flatten().max_by_key(|last| last.at);
-        due_ms(last.as_ref(), self.every(task), self.now_ms())
+        [noted, ran].into_iter().flatten().max_by_key(|last| last.at)
     }
 
     fn run(&self, task: Task) -> u8 {
@@ -200,6 +216,7 @@ impl Upkeep {
         };
         let last = LastRun { at, exit_code, result };
         let note = serde_json::to_string(&last).expect("a run has only text and numbers");
+        self.monitor.upkeep_ran(task.name(), last.clone());
         let mut ran = self.ran.lock();
         ran.retain(|(of, _)| *of != task);
         ran.push((task, last));
@@ -282,6 +299,11 @@ fn due_ms(last: Option<&LastRun>, every: Duration, now_ms: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_task_has_its_name() {
+        assert_eq!([Task::Prune, Task::Verify].map(Task::name), TASKS);
+    }
 
     #[test]
     fn due_by_table() {

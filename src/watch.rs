@@ -172,7 +172,11 @@ impl Watch {
             matched: self.config.patterns.iter().map(|_| AtomicBool::new(false)).collect(),
         };
         let scanner = Scanner::new(&self.config.patterns, &self.config.excludes, &self.own);
-        let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &|found| scan.visit(&found)));
+        let visit = |found: Found<'_>| {
+            self.control.gets_on();
+            scan.visit(&found);
+        };
+        let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &visit));
         scan.settle_links();
         let mut wave = scan.settle_places();
         wave.report = report;

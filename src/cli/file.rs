@@ -21,7 +21,7 @@ const ALSO: [(&str, &[&str]); 2] = [
 
 /// Which options of the file a command takes: those that say the same in each command. What prune keeps is what replicate
 /// keeps; a dry run, or what is printed, is each command's own affair.
-fn takes(command: &str, key: &str) -> bool {
+pub(crate) fn takes(command: &str, key: &str) -> bool {
     let of = |args: Command| args.get_arguments().any(|arg| arg.get_id() != "help" && key_of(arg) == key);
     let of_store = || of(StoreArgs::augment_args(Command::new("store")));
     match command {

@@ -11,7 +11,8 @@ use super::parse_switch;
 /// Whom the loop tells how it fares.
 #[derive(Args)]
 pub(crate) struct TellingArgs {
-    /// Answer HTTP here: /stats, /metrics, /healthz, /readyz; a port alone means 127.0.0.1
+    /// Answer HTTP here while the loop runs (not with --once): /stats, /metrics, /healthz, /readyz; a port alone means
+    /// 127.0.0.1, port 0 any that is free
     #[arg(long, value_name = "ADDRESS", value_parser = parse_listen, env = "LITESNAP_LISTEN")]
     pub(crate) listen: Option<SocketAddr>,
 

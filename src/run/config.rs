@@ -6,7 +6,6 @@ use clap::Arg;
 use litesnap::config::Config;
 use litesnap::fs::shown;
 use litesnap::settings::{CREDENTIALS, PATTERNS, Value};
-use litesnap::store::Store;
 use serde_json::{Value as Json, json};
 
 use super::file::given;
@@ -38,7 +37,7 @@ fn name() -> String {
 fn whole(args: &Replicate) -> anyhow::Result<(Config, String)> {
     let env = environment();
     let config = replicate::config(args, &env)?;
-    let store = Store::describe(&config.store, &env)?;
+    let store = litesnap::replicate::check_places(&config, &env)?;
     Ok((config, store.name))
 }
 
@@ -105,10 +104,15 @@ fn entry(arg: &Arg) -> String {
 /// A value of the file as a file would have it: what variables hold is not shown.
 fn of_file(key: &str, value: &Value) -> String {
     let text = value.written.clone().unwrap_or_else(|| masked(key, &value.text).replace('$', "$$"));
-    let constants =
-        value.constants.iter().map(|(name, value)| format!(", {name}: {}", quoted(&value.replace('$', "$$"))));
+    let constants = value.constants.iter().map(|(name, value)| format!(", {name}: {}", quoted(&of_constant(value))));
     let constants: String = constants.collect();
     if constants.is_empty() { quoted(&text) } else { format!("{{pattern: {}{constants}}}", quoted(&text)) }
+}
+
+/// What a variable holds in it is not shown either.
+fn of_constant(value: &str) -> String {
+    let masked = given().settings.masked(value);
+    if masked == value { value.replace('$', "$$") } else { masked }
 }
 
 /// A URL without what may be secret in it: a user, and of a heartbeat all but the host.

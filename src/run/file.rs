@@ -1,5 +1,6 @@
 //! The configuration file: found, read, and kept for as long as the process runs.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,10 +14,10 @@ use clap::{CommandFactory, FromArgMatches};
 use litesnap::config::parse_patterns;
 use litesnap::error::Error;
 use litesnap::pattern::Pattern;
-use litesnap::settings::{PATTERNS, Reader, Settings, read};
+use litesnap::settings::{PATTERNS, Reader, Setting, Settings, read};
 
 use crate::cli::Cli;
-use crate::cli::file::{Said, Source, first_look, known, merge, said};
+use crate::cli::file::{Said, Source, first_look, known, merge, said, takes};
 
 /// Read if it is there and no other is named.
 const DEFAULT: &str = "/etc/litesnap.yml";
@@ -48,7 +49,9 @@ pub(crate) fn command_line() -> anyhow::Result<Cli> {
     let env = super::system_environment();
     let (file, command) = first_look(&args)?;
     let (settings, path) = match (found(file)?, &command) {
-        (Some((path, is_named)), Some(name)) if name != "help" => (load(&path, is_named, &env)?, Some(path)),
+        (Some((path, is_named)), Some(name)) if takes_file(name, &args) => {
+            (load_for(name, &path, is_named, &env)?, Some(path))
+        }
         _ => (Settings::default(), None),
     };
     let mut whole = Cli::command();
@@ -60,6 +63,44 @@ pub(crate) fn command_line() -> anyhow::Result<Cli> {
     let cli = Cli::from_arg_matches(&matches)?;
     GIVEN.set(Given { settings, path, said }).ok();
     Ok(cli)
+}
+
+/// Whether a command looks at the file at all: some have nothing that could stand there.
+fn takes_file(command: &str, args: &[OsString]) -> bool {
+    let is_schema = command == "config" && args.iter().any(|arg| arg == "schema");
+    !is_schema && !["help", "demo", "completions", "man"].contains(&command)
+}
+
+/// A variable that only the service has must not keep a shell from restoring: what is unset counts only where the command takes it.
+fn load_for(command: &str, path: &Path, is_named: bool, env: &[(String, String)]) -> anyhow::Result<Settings> {
+    let refused = match load(path, is_named, env) {
+        Ok(settings) => return Ok(settings),
+        Err(refused) => refused,
+    };
+    if ["replicate", "explain", "config"].contains(&command) {
+        return Err(refused);
+    }
+    let unset = RefCell::new(Vec::new());
+    let tolerant = |name: &str| {
+        let value = env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+        value.or_else(|| {
+            unset.borrow_mut().push(format!("${{{name}}}"));
+            Some(String::from("unset"))
+        })
+    };
+    let refused =
+        |why: anyhow::Error| anyhow::Error::from(Error::Usage(format!("{why:#} (--config '' does without the file)")));
+    let settings = load_with(path, is_named, &tolerant).map_err(refused)?;
+    let needs = |setting: &Setting| {
+        let written = setting.values.iter().filter_map(|value| value.written.as_deref());
+        takes(command, &setting.key)
+            && written.clone().any(|text| unset.borrow().iter().any(|name| text.contains(name)))
+    };
+    if settings.options.iter().any(needs) || settings.credentials.names().next().is_some() {
+        // Whether a credential is one of them cannot be told from here: what opens the store must be whole.
+        return load(path, is_named, env).map_err(refused);
+    }
+    Ok(settings)
 }
 
 /// The file, and whether somebody named it.
@@ -82,14 +123,17 @@ fn refused(path: &Path, why: &std::io::Error, is_named: bool) -> Error {
 }
 
 fn load(path: &Path, is_named: bool, env: &[(String, String)]) -> anyhow::Result<Settings> {
+    load_with(path, is_named, &|name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone()))
+}
+
+fn load_with(path: &Path, is_named: bool, var: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Settings> {
     let wrong = |e| refused(path, &e, is_named);
     let file = File::open(path).map_err(wrong)?;
     let mode = file.metadata().map_err(wrong)?.permissions().mode();
     let mut bytes = Vec::new();
     file.take(READ_MAX).read_to_end(&mut bytes).map_err(wrong)?;
     let cwd = std::env::current_dir().context("cannot tell the current folder")?;
-    let var = |name: &str| env.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-    let reader = Reader { name: path, options: &known(), env: &var, cwd: &cwd, is_dir: &Path::is_dir };
+    let reader = Reader { name: path, options: &known(), env: var, cwd: &cwd, is_dir: &Path::is_dir };
     let mut settings = read(&bytes, reader)?;
     let others_may_read = mode & 0o004 != 0;
     let secret = settings.secrets().next();

@@ -12,6 +12,7 @@ mod replicate;
 mod restore;
 mod show;
 mod status;
+mod telling;
 mod verify;
 
 use std::io::Write;

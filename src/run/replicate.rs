@@ -20,6 +20,7 @@ use litesnap::report::CycleReport;
 use litesnap::store::{StoreOptions, credentials_hint};
 use litesnap::upkeep::Upkeep;
 
+use super::telling::Teller;
 use super::{environment, ignore_closed, print, store_options};
 use crate::cli::Replicate;
 use crate::progress::Bar;
@@ -36,7 +37,13 @@ pub(crate) fn replicate(args: Replicate, bar: Bar) -> anyhow::Result<u8> {
     let mut replicator =
         Replicator::open(config.clone(), &env, Arc::new(SystemClock), Arc::clone(&control), Arc::new(bar))?;
     signals::listen(replicator.runtime(), &control).context("cannot listen for signals")?;
-    if args.once { once(&mut replicator, &config, &env, &args) } else { forever(&mut replicator, &config, &env) }
+    if args.once {
+        let teller = Teller::start(&config, None, replicator.monitor(), &control, &env)?;
+        once(&mut replicator, &config, &env, &args, &teller)
+    } else {
+        let teller = Teller::start(&config, config.telling.listen, replicator.monitor(), &control, &env)?;
+        forever(&mut replicator, &config, &env, &teller)
+    }
 }
 
 pub(super) fn config(args: &Replicate, env: &[(String, String)]) -> anyhow::Result<Config> {
@@ -99,11 +106,13 @@ fn once(
     config: &Config,
     env: &[(String, String)],
     args: &Replicate,
+    teller: &Teller,
 ) -> anyhow::Result<u8> {
     let mut report = replicator.run_cycle(false);
     if !args.allow_empty {
         report.unmatched = unmatched(&report, config);
     }
+    let beat = teller.after(&report);
     print(&if args.json { report.json() + "\n" } else { report.text() })?;
     if report.interrupted.is_none() {
         replicator.heart(env).map(|heart| heart.run_due());
@@ -124,6 +133,7 @@ fn once(
     }
     let code = ended(&report)?;
     let upkeep = replicator.upkeep(env)?.map_or(0, |upkeep| upkeep.run_due());
+    beat.wait();
     Ok(code.max(upkeep))
 }
 
@@ -161,7 +171,12 @@ fn hint(report: &CycleReport, env: &[(String, String)]) -> Option<String> {
     refused.then(|| credentials_hint(env, home.as_deref())).flatten()
 }
 
-fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)]) -> anyhow::Result<u8> {
+fn forever(
+    replicator: &mut Replicator,
+    config: &Config,
+    env: &[(String, String)],
+    teller: &Teller,
+) -> anyhow::Result<u8> {
     let (known, _) = replicator.known();
     log::info!(
         "replicating {} to {} every {}; the state {} knows {known} databases",
@@ -188,6 +203,7 @@ fn forever(replicator: &mut Replicator, config: &Config, env: &[(String, String)
             log::error!("{hint}");
             hinted = true;
         }
+        teller.after(report);
     });
     drop((beside, heart));
     log::info!("stopped: all that is stored is recorded");

@@ -260,9 +260,12 @@ impl Reading<'_> {
         let head = common_folder(&paths);
         let is_one = paths.iter().all(|path| *path == paths[0]);
         let folder = if is_one { joined(&head, BELOW) } else { head.clone() };
-        // A folder on disk of no name is the root.
-        let is_root = folder.is_empty() && first.replica.service == Service::File;
-        self.store(&first.replica, if is_root { "/" } else { &folder })?;
+        if folder.is_empty() && first.replica.service == Service::File {
+            let what = "these replicas lie in folders that have only the root in common, and litesnap would take that for its store: \
+                        put them below one folder, or give --store";
+            return Err(Fault::new(line, what));
+        }
+        self.store(&first.replica, &folder)?;
         if !is_one {
             for (db, path) in databases.iter_mut().zip(&paths) {
                 let own = joined(path[head.len()..].trim_start_matches('/'), BELOW);

@@ -20,7 +20,7 @@ pub const LOOP_NOTE: &str = "loop";
 /// The note that is there while a process works on the state, and after one that ended in the middle of it.
 const OPEN_NOTE: &str = "open";
 /// The note of the time before which records are doubted.
-const DOUBT_NOTE: &str = "doubt_before_s";
+pub(super) const DOUBT_NOTE: &str = "doubt_before_s";
 
 /// What [`StateDb::open`] adds to a state made before there was such a thing.
 pub(super) const SCHEMA: &str = "
@@ -168,12 +168,14 @@ impl StateDb {
         Ok(self.meta(LOOP_NOTE)?.and_then(|note| serde_json::from_str(&note).ok()))
     }
 
-    /// What was recorded before this time (s since 1970; 0 for nothing) may not be the newest that the store has.
+    /// What was recorded before this time (s since 1970; 0 for nothing) may not be the newest that the store has. At most just
+    /// after `now_s`: a clock that was ahead would else leave a doubt without end, and damage one that nobody knows.
     ///
     /// # Errors
     /// [`Error::State`](crate::error::Error::State) when the file cannot be read.
-    pub fn doubt_s(&self) -> Result<i64> {
-        Ok(self.meta(DOUBT_NOTE)?.and_then(|note| note.parse().ok()).unwrap_or(0))
+    pub fn doubt_s(&self, now_s: i64) -> Result<i64> {
+        let note = self.meta(DOUBT_NOTE)?;
+        Ok(note.map_or(0, |note| note.parse().unwrap_or(i64::MAX).min(now_s + 1)))
     }
 
     /// All that the store confirmed is recorded; what is not known of it goes back before `doubt_s`. The next start need
@@ -234,6 +236,7 @@ fn spend(tx: &Transaction<'_>, what: &str, asked: &RequestCounts, day: i64) -> r
         if n > 0 {
             tx.prepare_cached("INSERT INTO spent VALUES(?1,?2,?3,?4) ON CONFLICT DO UPDATE SET requests=requests+?4")?
                 .execute(params![day, what, verb.word(), n])?;
+            tx.prepare_cached("DELETE FROM spent WHERE day < ?1")?.execute([day - super::notes::DAYS_KEPT])?;
         }
     }
     Ok(())

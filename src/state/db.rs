@@ -175,6 +175,8 @@ pub enum Change {
         at_s: i64,
         /// Since when a change of it waits, s since 1970; `None` if there is nothing to lose.
         since_s: Option<u32>,
+        /// The store may have it all the same: that its content is what was recorded last proves nothing from now on.
+        maybe_stored: bool,
     },
     /// It has a change that is not stored, and nothing was tried.
     Waiting {
@@ -558,16 +560,17 @@ fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Resul
             set_stamps(tx, *id, stamps, *stamped_at)
         }
         Change::Waiting { id, path, since_s, wait } => cycles::wait(tx, *id, path, *since_s, *wait),
-        Change::Failed { id, path, prefix, stamps, error, at_s, since_s } => {
+        Change::Failed { id, path, prefix, stamps, error, at_s, since_s, maybe_stored } => {
             if let Some((stamps, stamped_at)) = stamps {
                 insert_bare(tx, *id, path, prefix.as_deref())?;
                 set_stamps(tx, *id, stamps, *stamped_at)?;
             }
             tx.prepare_cached(
                 "INSERT INTO databases(id, path, failed_s, error) VALUES(?1,?2,?3,?4)
-                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4, gone_s=NULL",
+                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4, gone_s=NULL,
+                 content_hash=iif(?5, NULL, content_hash)",
             )?
-            .execute(params![id.cast_signed(), path_value(path), at_s, error])?;
+            .execute(params![id.cast_signed(), path_value(path), at_s, error, maybe_stored])?;
             match since_s {
                 Some(since_s) => cycles::wait(tx, *id, path, *since_s, Wait::Failed),
                 None => cycles::end_wait(tx, *id),
@@ -677,7 +680,9 @@ fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<
             "DELETE FROM databases; DELETE FROM requests; DELETE FROM days; DELETE FROM backlog;
              DELETE FROM cycles; DELETE FROM spent;",
         )?;
-        tx.execute("DELETE FROM meta WHERE name = ?1", [notes::ACCEPT_GONE])?;
+        for note in [notes::ACCEPT_GONE, cycles::LOOP_NOTE, cycles::DOUBT_NOTE] {
+            tx.execute("DELETE FROM meta WHERE name = ?1", [note])?;
+        }
     }
     tx.commit()?;
     Ok((!differing.is_empty()).then(|| differing.join("; ")))

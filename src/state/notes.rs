@@ -15,7 +15,7 @@ use crate::error::Result;
 pub const ACCEPT_GONE: &str = "accept_gone";
 
 /// How long counts by day are kept, in days.
-const DAYS_KEPT: i64 = 400;
+pub(super) const DAYS_KEPT: i64 = 400;
 /// A rate is told over at most so many full days.
 const RATE_DAYS: i64 = 7;
 const DAY_S: i64 = 86_400;
@@ -39,9 +39,10 @@ impl StateDb {
     pub fn meta(&self, name: &str) -> Result<Option<String>> {
         let conn = self.writer.lock();
         let run = || -> rusqlite::Result<Option<String>> {
-            // What a shell put there as a number is as good.
-            let mut get = conn.prepare_cached("SELECT CAST(value AS TEXT) FROM meta WHERE name = ?1")?;
-            Ok(get.query_row([name], |row| row.get(0)).optional()?.flatten())
+            // What a shell put there as a number is as good; bytes that damage left are another text, and no error.
+            let mut get = conn.prepare_cached("SELECT CAST(value AS BLOB) FROM meta WHERE name = ?1")?;
+            let value = get.query_row([name], |row| row.get::<_, Option<Vec<u8>>>(0)).optional()?.flatten();
+            Ok(value.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         };
         run().map_err(|e| state_error(&self.path, "cannot read it", e))
     }

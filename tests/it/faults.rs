@@ -805,6 +805,12 @@ fn a_file_that_goes_back_after_an_upload_whose_answer_was_lost_is_stored_again()
     rig.flaky.plan(|op, _| if op == Op::Put { Fate::Lose } else { Fate::Serve });
     assert_eq!(rig.cycle().failed(), 1);
     rig.flaky.heal();
+    // That it fails for another reason in between does not make it forgotten.
+    let mut app = crate::foreign::Foreign::open(&path, "delete");
+    app.exec("BEGIN EXCLUSIVE");
+    let report = rig.cycle();
+    assert_eq!((report.failed(), report.uploads_failed), (1, 0), "{report:#?}");
+    app.kill();
     std::fs::write(&path, first).unwrap();
     assert_eq!(rig.cycle().stored, 1);
     assert_eq!(rig.place.newest_rows("0.db"), [1]);

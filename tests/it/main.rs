@@ -44,6 +44,7 @@ mod secrets; // nothing secret in what is logged, printed or kept, however a sto
 mod state; // what is remembered: damage, cooldown, refresh, clocks, deletions
 mod status; // how backups fare: from the state, and from heartbeats in a store
 mod store; // stores by themselves: conformance, faults, secrets
+mod telling; // whom the loop tells how it fares: HTTP, heartbeats, the service manager; when health turns
 mod torture; // foreign writers and litesnaps, killed at random: every snapshot a commit, none stale, none lost
 mod upkeep; // beside the loop: pruning and verifying on schedules of their own
 mod verify; // whether what is stored could be restored: every damage, markers, requests to the loop

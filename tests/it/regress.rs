@@ -156,3 +156,41 @@ fn copy_all(from: &std::path::Path, to: &std::path::Path) {
     let done = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(done.success());
 }
+
+/// Notes that are no text, as damage leaves them, ended every start.
+#[test]
+fn notes_that_are_no_text_are_as_good_as_none() {
+    let place = Place::new();
+    place.make("a.db", "delete", 1);
+    place.once().expect_code(0);
+    let conn = Connection::open(place.state_db()).unwrap();
+    for note in ["loop", "doubt_before_s", "open", "accept_gone", "last_prune"] {
+        conn.execute("INSERT OR REPLACE INTO meta VALUES(?1, CAST(x'ff7b' AS TEXT))", [note]).unwrap();
+    }
+    drop(conn);
+    place.once().expect_code(0);
+}
+
+/// What a scan alone refused went on waiting for ever when there was no reason to refuse it any more.
+#[test]
+fn what_was_refused_by_a_scan_waits_no_longer_than_the_reason_lasts() {
+    let place = Place::new();
+    let path = place.make("app.db", "delete", 1);
+    let mut library = Library::watching(&place, "data", Pace::default());
+    assert_eq!(library.cycle().stored, 1);
+    fs::hard_link(&path, place.db("second.db")).unwrap();
+    let sidecars = [place.data().join("app.db-wal"), place.data().join("second.db-wal")];
+    sidecars.iter().for_each(|path| fs::write(path, b"no log").unwrap());
+    library.clock.advance(60 * SECOND);
+    assert_eq!(library.replicator.run_cycle(false).failed(), 1);
+    let waits = |library: &Library| library.replicator.monitor().vitals().backlog;
+    library.clock.advance(60 * SECOND);
+    assert_eq!((waits(&library).count, waits(&library).oldest_s), (1, 60));
+    sidecars.iter().for_each(|path| fs::remove_file(path).unwrap());
+    fs::remove_file(place.db("second.db")).unwrap();
+    library.clock.advance(60 * SECOND);
+    library.cycle();
+    assert_eq!(waits(&library).count, 0);
+    let conn = Connection::open(place.state_db()).unwrap();
+    assert_eq!(conn.query_row("SELECT count(*) FROM backlog", [], |r| r.get::<_, i64>(0)).unwrap(), 0);
+}
