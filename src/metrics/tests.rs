@@ -43,6 +43,7 @@ fn worst() -> Vitals {
         last: Some(CycleNote { databases: u64::MAX, error: Some("x".repeat(10_000)), ..CycleNote::default() }),
         failing: many,
         running_since_ms: Some(1),
+        known_as_of_ms: None,
         last_success_ms: Some(1),
         known_as_of_ms: Some(1_000),
         backlog: ages.clone(),
