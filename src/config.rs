@@ -162,6 +162,20 @@ impl Config {
         }
     }
 
+    /// What can be meant, but rarely is; one line each.
+    #[must_use]
+    pub fn doubtful(&self) -> Vec<String> {
+        let cooldown = Duration::from_secs(self.pace.cooldown_s.into());
+        let below = self.telling.max_unprotected.filter(|max| !cooldown.is_zero() && *max <= cooldown);
+        let said = below.map(|max| {
+            let (max, cooldown) = (humantime::format_duration(max), humantime::format_duration(cooldown));
+            format!(
+                "--max-unprotected {max} is not above --cooldown {cooldown}: a busy database makes this unhealthy for as long as its cooldown holds it back"
+            )
+        });
+        said.into_iter().collect()
+    }
+
     /// Checks what can only be checked together.
     ///
     /// # Errors
@@ -188,13 +202,6 @@ impl Config {
             return Err(Error::Usage("--verify-every is too short: give a minute or more, such as 1d".into()));
         }
         self.telling.check()?;
-        let cooldown = Duration::from_secs(self.pace.cooldown_s.into());
-        if let Some(max) = self.telling.max_unprotected.filter(|max| !cooldown.is_zero() && *max <= cooldown) {
-            let (max, cooldown) = (humantime::format_duration(max), humantime::format_duration(cooldown));
-            return Err(Error::Usage(format!(
-                "--max-unprotected {max} cannot be kept with --cooldown {cooldown}, which holds changes back for so long: give more than that"
-            )));
-        }
         for pattern in &self.patterns {
             let mut known = pattern.capture_names();
             known.extend(["path", "hostname"]);

@@ -45,7 +45,6 @@ fn worst() -> Vitals {
         running_since_ms: Some(1),
         known_as_of_ms: None,
         last_success_ms: Some(1),
-        known_as_of_ms: Some(1_000),
         backlog: ages.clone(),
         snapshots: ages,
         requests: RequestCounts::default(),

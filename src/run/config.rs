@@ -49,7 +49,7 @@ fn check(args: &Replicate) -> anyhow::Result<u8> {
     };
     let interval = humantime::format_duration(config.interval);
     let mut text = format!("{}: ok, {patterns}, to {store}, every {interval}\n", name());
-    for warning in &given().settings.warnings {
+    for warning in given().settings.warnings.iter().chain(&config.doubtful()) {
         writeln!(text, "warning: {warning}")?;
     }
     print(&text)?;

@@ -185,6 +185,9 @@ fn forever(
         humantime::format_duration(config.interval),
         replicator.state_path().display(),
     );
+    for doubtful in config.doubtful() {
+        log::warn!("{doubtful}");
+    }
     if config.upkeep.keep.is_empty() {
         log::info!("{}", piling_up(replicator.objects_per_day()));
     } else {

@@ -330,7 +330,7 @@ fn the_schema_is_the_one_that_is_committed() {
     let made = place.run(&["config", "schema"]).expect_code(0).out;
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/litesnap.schema.json");
     let committed = fs::read_to_string(committed).unwrap();
-    assert_eq!(made, committed, "litesnap config schema > contrib/litesnap.schema.json");
+    assert!(made == committed, "it is another: litesnap config schema > contrib/litesnap.schema.json");
     let schema: serde_json::Value = serde_json::from_str(&made).unwrap();
     let help = place.run(&["replicate", "--help"]).out;
     for flag in help.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
