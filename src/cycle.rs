@@ -1,6 +1,6 @@
 //! One cycle: scan, detect, snapshot, compress, upload, record.
 //!
-//! A cycle scans in waves: each takes up at most [`WAVE_MAX`](crate::watch::WAVE_MAX) changed databases and finishes them before the next scan
+//! A cycle scans in waves: each takes up at most [`WAVE_MAX`] changed databases and finishes them before the next scan
 //! of the same cycle, so that memory stays bounded when everything changed. What fails is left as it is, which makes
 //! the next cycle take it up again.
 

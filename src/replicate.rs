@@ -31,7 +31,7 @@ use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
 use crate::watch::{Watch, slack};
 
 /// A repeated complaint is logged at most this often.
-const REPEAT: Duration = Duration::from_secs(30);
+pub const REPEAT: Duration = Duration::from_secs(30);
 
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use litesnap::clock::SystemClock;
@@ -15,7 +16,7 @@ use litesnap::heartbeats::Heart;
 use litesnap::layout::Template;
 use litesnap::pattern::Excludes;
 use litesnap::plan::{Planned, dry_run};
-use litesnap::replicate::{Replicator, store_error};
+use litesnap::replicate::{REPEAT, Replicator, store_error};
 use litesnap::report::CycleReport;
 use litesnap::store::{StoreOptions, credentials_hint};
 use litesnap::upkeep::Upkeep;
@@ -196,8 +197,16 @@ fn forever(
     let beside = replicator.upkeep(env)?.map(Upkeep::start).transpose()?;
     let heart = replicator.heart(env).map(Heart::start).transpose()?;
     let mut hinted = false;
+    let mut said_down: Option<Instant> = None;
     replicator.run_forever(|report| {
-        if report.is_eventful() {
+        // That the store is down is said once and then every half minute, however short the interval.
+        let again = report.store_down.is_some() && said_down.is_some_and(|said| said.elapsed() < REPEAT);
+        if report.store_down.is_none() {
+            said_down = None;
+        } else if !again {
+            said_down = Some(Instant::now());
+        }
+        if report.is_eventful() && !again {
             log::info!("{}", report.line());
         } else {
             log::debug!("{}", report.line());

@@ -224,6 +224,7 @@ fn the_loop_says_once_that_the_store_is_down_and_once_that_it_is_back() {
     assert_no_secrets(&ran);
     let lines = |part: &str| ran.err.lines().filter(|line| line.contains(part)).count();
     assert_eq!((lines("trying again each cycle"), lines("is back after")), (1, 1), "{}", ran.err);
+    assert_eq!(lines("store-refused="), 1, "one line for many cycles: {}", ran.err);
     let named = ran.err.lines().filter(|line| line.contains("ERROR") && line.contains("db=")).count();
     assert_eq!(named, 0, "it is the store's failure, not theirs: {}", ran.err);
     assert_eq!(cloud.stored(), 10);
