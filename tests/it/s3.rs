@@ -224,7 +224,8 @@ fn the_loop_says_once_that_the_store_is_down_and_once_that_it_is_back() {
     assert_no_secrets(&ran);
     let lines = |part: &str| ran.err.lines().filter(|line| line.contains(part)).count();
     assert_eq!((lines("trying again each cycle"), lines("is back after")), (1, 1), "{}", ran.err);
-    assert_eq!(lines("store-refused="), 1, "one line for many cycles: {}", ran.err);
+    // And one of the cycle in whose middle it was healed, if there was such a one.
+    assert!((1..=2).contains(&lines("store-refused=")), "one line for many cycles: {}", ran.err);
     let named = ran.err.lines().filter(|line| line.contains("ERROR") && line.contains("db=")).count();
     assert_eq!(named, 0, "it is the store's failure, not theirs: {}", ran.err);
     assert_eq!(cloud.stored(), 10);
