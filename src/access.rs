@@ -308,6 +308,16 @@ impl Access {
         described.unwrap_or(Err(FetchError::Untried))
     }
 
+    /// The bytes of an object that is known to have `size` of them: in one request without a range, which not every server knows.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; never [`FetchError::Object`].
+    pub fn read_all(&self, key: &str, size: u64) -> Result<Bytes, FetchError> {
+        let wanted = Self::at(key, size);
+        let read = self.runtime.block_on(until_given_up(&self.control, self.get(&wanted, 0..size)));
+        read.unwrap_or(Err(FetchError::Untried))
+    }
+
     /// The bytes of a small object, a tombstone or a marker: the last `len_max` of them if there are more.
     ///
     /// # Errors

@@ -52,8 +52,12 @@ pub fn hosts(access: &Access, host: Option<&str>, now: Timestamp) -> Result<Vec<
 
 fn read(access: &Access, found: Found, now: Timestamp) -> Result<Host> {
     let name = &access.store.name;
-    // No more than there is: not every store takes that for all of it.
-    let read = match access.read_small(&found.key, found.size.clamp(1, LEN_MAX as u64 + 1)) {
+    let bytes = match found.size {
+        size if size <= LEN_MAX as u64 => access.read_all(&found.key, size),
+        // Too long to be one: enough of it to say so.
+        _ => access.read_small(&found.key, LEN_MAX as u64 + 1),
+    };
+    let read = match bytes {
         Ok(bytes) => Heartbeat::parse(&bytes).map_err(|e| e.to_string()),
         Err(FetchError::Untried) if access.control.is_stopped() => {
             return Err(Error::Interrupted { signal: access.control.stop_signal().unwrap_or_default() });
