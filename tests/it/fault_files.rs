@@ -158,23 +158,23 @@ impl Fleet {
         snapshots.map(decoded).collect()
     }
 
-    /// What the state claims: key prefix and content of each database it believes stored and not gone. Read from a copy, so
-    /// that looking changes nothing.
+    /// What the state claims: key prefix and content of each database it believes stored and not gone; nothing of one whose last
+    /// upload may or may not be there. Read from a copy, so that looking changes nothing.
     fn claims(&self) -> Claims {
         let copy = self.place.path().join("copy-of-state");
         replace(&self.place.state(), &copy);
         let dbs = fs::read_dir(&copy).into_iter().flatten().map(|e| e.unwrap().path());
         let Some(db) = dbs.filter(|p| p.extension().is_some_and(|x| x == "db")).max() else { return BTreeMap::new() };
         let conn = Connection::open(db).unwrap();
-        let sql = "SELECT path, key_ms, content_hash, gone_s IS NOT NULL FROM databases WHERE key_ms IS NOT NULL";
+        let sql = "SELECT path, key_ms, content_hash, gone_s IS NOT NULL FROM databases
+             WHERE key_ms IS NOT NULL AND (content_hash IS NOT NULL OR gone_s IS NOT NULL)";
         // A state that has no tables yet claims nothing.
         let Ok(mut rows) = conn.prepare(sql) else { return BTreeMap::new() };
         let claim = |row: &rusqlite::Row<'_>| {
             let (path, ms): (String, i64) = (row.get(0)?, row.get(1)?);
             let prefix = path.trim_start_matches('/').to_owned();
             let key = snapshot_key(&prefix, Timestamp::from_ms(ms).unwrap());
-            let hash = ContentHash(row.get(2)?);
-            Ok((prefix, if row.get(3)? { None } else { Some((key, hash)) }))
+            Ok((prefix, if row.get(3)? { None } else { Some((key, ContentHash(row.get(2)?))) }))
         };
         rows.query_map([], claim).unwrap().map(Result::unwrap).collect()
     }
