@@ -11,6 +11,8 @@ pub struct Control {
     born: Instant,
     /// When something last got on, in ms since `born`.
     progress_ms: AtomicU64,
+    /// When the store last took something.
+    stored_ms: AtomicU64,
     stop: AtomicBool,
     signal: AtomicI32,
     cycle_now: AtomicBool,
@@ -25,6 +27,7 @@ impl Default for Control {
         Self {
             born: Instant::now(),
             progress_ms: AtomicU64::new(0),
+            stored_ms: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             signal: AtomicI32::new(0),
             cycle_now: AtomicBool::new(false),
@@ -41,6 +44,18 @@ impl Control {
     pub fn gets_on(&self) {
         let now_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The store took a part or an object: whatever was wrong with it, it is no longer.
+    pub fn stored(&self) {
+        self.gets_on();
+        self.stored_ms.store(self.progress_ms.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// When the store last took something.
+    #[must_use]
+    pub fn last_stored(&self) -> Instant {
+        self.born + Duration::from_millis(self.stored_ms.load(Ordering::Relaxed))
     }
 
     /// Notes that something got on; false if a stop was asked for.

@@ -26,6 +26,7 @@ use crate::layout;
 use crate::object::{Description, FORMAT_VERSION, FrameHash, LITESNAP_VERSION, encode_frame};
 use crate::record::{Doubt, Fact, FactSender, Tally, chain};
 use crate::report::{CycleReport, Failures, Phases, Unprotected};
+use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
 use crate::state::{Change, Flags, Row, id_of};
@@ -292,6 +293,7 @@ impl Cycle {
             self.note_refused(&path, &failure);
             self.report_failure(&path, failure, false);
         }
+        report.unseen = unseen(&wave.report);
         report.missing_roots.clone_from(&wave.report.missing_roots);
         report.matched.clone_from(&wave.matched);
         if self.engine.watch.control.is_stopped() { Vec::new() } else { self.sweep(scan_no, &wave.report) }
@@ -452,7 +454,7 @@ impl Cycle {
     async fn ended(self: Arc<Self>, job: Job, outcome: Outcome) {
         match outcome {
             Outcome::Stored(bytes) => {
-                self.engine.watch.control.gets_on();
+                self.engine.watch.control.stored();
                 self.note_answer(None);
                 self.settled.fetch_add(1, Ordering::Relaxed);
                 self.tell_recovery(job.id, &job.path);
@@ -616,6 +618,13 @@ impl Cycle {
     pub(crate) fn error(&self, what: String) {
         self.errors.lock().push(what);
     }
+}
+
+/// What a scan could not look at: nobody knows which databases lie there.
+fn unseen(scan: &ScanReport) -> Option<String> {
+    let first = scan.errors.first()?;
+    let n = len(scan.errors.len()) + scan.errors_dropped;
+    Some(format!("{n} folders or files could not be looked at, such as {}: {}", shown(&first.path), first.source))
 }
 
 /// A database that was gone, or forgotten by a restart, and lies there with the very stamps of its last snapshot. Not one

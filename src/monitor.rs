@@ -122,6 +122,8 @@ struct Inner {
     running: Option<(i64, Instant, Arc<Tally>)>,
     last_success_ms: Option<i64>,
     known_as_of_ms: Option<i64>,
+    /// When such a cycle of this process last ended.
+    known_at: Option<Instant>,
     /// The end of the last successful cycle of this process.
     success_at: Option<Instant>,
     /// The end of the last cycle of this process.
@@ -194,6 +196,7 @@ impl Monitor {
         }
         if note.succeeded && note.error.is_none() {
             inner.known_as_of_ms = Some(started_ms);
+            inner.known_at = Some(Instant::now());
         }
         inner.failing = report.failures.by_reason().iter().map(|(reason, n)| (reason.word(), *n)).collect();
         inner.ended_at = Some(Instant::now());
@@ -261,16 +264,27 @@ impl Monitor {
                 backlog.count
             ));
         }
+        complaints.extend(self.blindness(inner));
         complaints
     }
 
-    /// How long nothing has gone well. A long cycle that gets on, as a first run over many databases is one, counts as well; but
-    /// not after one that failed: reading goes on while the store is down.
+    /// That it has not been known for too long what changed: cycles succeed, and something keeps them from seeing all there is.
+    fn blindness(&self, inner: &Inner) -> Option<String> {
+        let max = self.max_unprotected? + self.interval * INTERVALS_MAX;
+        let last = inner.last.as_ref().filter(|last| last.succeeded)?;
+        let (why, since) = (last.error.as_ref()?, inner.known_at.unwrap_or(self.born).elapsed());
+        (since > max).then(|| format!("for {} s it has not been known what changed: {why}", since.as_secs()))
+    }
+
+    /// How long nothing has gone well. A long cycle that gets on, as a first run over many databases is one, counts as well; after
+    /// one that failed only by what the store took, for reading goes on while the store is down.
     fn silent_for(&self, inner: &Inner) -> Duration {
         let last = inner.success_at.unwrap_or(self.born);
         let failed = inner.last.as_ref().is_some_and(|last| !last.succeeded);
-        let progress =
-            inner.running.as_ref().filter(|_| !failed).map(|(_, began, _)| self.control.progress().max(*began));
+        let progress = inner.running.as_ref().and_then(|(_, began, _)| match failed {
+            false => Some(self.control.progress().max(*began)),
+            true => Some(self.control.last_stored()).filter(|stored| stored > began),
+        });
         last.max(progress.unwrap_or(last)).elapsed()
     }
 

@@ -17,7 +17,7 @@ const SEND_TIME_MAX: Duration = Duration::from_secs(1);
 const STATUS_LEN_MAX: usize = 400;
 /// Nothing at all has happened for this long in a cycle: it hangs. No single step takes as long: a request ends after its
 /// timeout, a look at a file after that of its disk.
-const HUNG_AFTER: Duration = Duration::from_secs(15 * 60);
+pub const HUNG_AFTER: Duration = Duration::from_secs(15 * 60);
 
 /// The way to the service manager.
 #[derive(Debug)]

@@ -108,6 +108,8 @@ pub struct CycleReport {
     pub read_bytes: u64,
     /// Uploads that failed.
     pub uploads_failed: u64,
+    /// What could not be looked at, and may hide databases: how much, and the first of it.
+    pub unseen: Option<String>,
     /// Confirmed by the store, but not recorded.
     pub unrecorded: u64,
     /// Bytes of the objects stored.
@@ -152,7 +154,7 @@ impl CycleReport {
     #[must_use]
     pub fn whole_error(&self) -> Option<String> {
         let down = self.store_down.as_ref().map(ToString::to_string);
-        let all: Vec<String> = down.into_iter().chain(self.errors.iter().cloned()).collect();
+        let all: Vec<String> = down.into_iter().chain(self.errors.iter().cloned()).chain(self.unseen.clone()).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

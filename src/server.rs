@@ -1,4 +1,4 @@
-//! HTTP for people and machines that ask how the loop fares: `/stats`, `/metrics`, `/healthz`, `/readyz`.
+//! HTTP for people and machines that ask how the loop fares: `/stats`, `/metrics`, `/healthz`, `/readyz`, `/livez`.
 //!
 //! Answers come from a [`Monitor`] and nothing else: it opens no file of a database, asks no store, changes nothing, and
 //! reads no request body. Whatever a client does, it takes no more than one of [`CONNECTIONS_MAX`] places, 16 KiB and half a minute; each
@@ -7,6 +7,7 @@
 mod answer;
 mod stats;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -17,13 +18,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use answer::Desk;
 
-/// Connections at once; further ones wait until one ends.
+/// Connections at once; one more ends the oldest.
 pub const CONNECTIONS_MAX: usize = 64;
 /// A request's head must be there by then.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
@@ -70,11 +70,19 @@ impl Server {
     pub async fn serve(self, monitor: Arc<Monitor>) -> io::Result<Infallible> {
         let listener = TcpListener::from_std(self.listener)?;
         let desk = Arc::new(Desk::new(monitor, self.address.ip().is_loopback()));
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        // An answer takes milliseconds: where all places are taken, the oldest connection is one that only holds its place.
+        let mut under_way: VecDeque<tokio::task::JoinHandle<()>> = VecDeque::new();
         loop {
-            let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(attend(stream, Arc::clone(&desk), place))),
+                Ok((stream, _)) => {
+                    under_way.retain(|connection| !connection.is_finished());
+                    if under_way.len() >= CONNECTIONS_MAX
+                        && let Some(oldest) = under_way.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    under_way.push_back(tokio::spawn(attend(stream, Arc::clone(&desk))));
+                }
                 Err(e) => {
                     log::debug!("HTTP: cannot take a connection: {e}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -94,7 +102,7 @@ fn refusal(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// One request, one answer, and the end.
-async fn attend(stream: TcpStream, desk: Arc<Desk>, place: OwnedSemaphorePermit) {
+async fn attend(stream: TcpStream, desk: Arc<Desk>) {
     let answer = service_fn(move |request| {
         let response = desk.answer(&request);
         async move { Ok::<_, Infallible>(response) }
@@ -113,5 +121,4 @@ async fn attend(stream: TcpStream, desk: Arc<Desk>, place: OwnedSemaphorePermit)
         Ok(Err(e)) => log::debug!("HTTP: {e}"),
         Err(_) => log::debug!("HTTP: a connection took too long"),
     }
-    drop(place);
 }

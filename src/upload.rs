@@ -492,7 +492,7 @@ impl Uploader {
     async fn part_done(&self, in_flight: &mut InFlight) -> Result<Slot, Stopped> {
         match tokio::time::timeout(self.time_max, in_flight.join_next()).await {
             Ok(Some(Ok((Ok(()), slot)))) => {
-                self.control.gets_on();
+                self.control.stored();
                 Ok(slot)
             }
             Ok(Some(Ok((Err(e), _)))) => Err(classify(&e).into()),

@@ -109,6 +109,9 @@ fn once(
     args: &Replicate,
     teller: &Teller,
 ) -> anyhow::Result<u8> {
+    if config.telling.listen.is_some() {
+        log::warn!("--listen is for the loop: with --once nothing is answered");
+    }
     let mut report = replicator.run_cycle(false);
     if !args.allow_empty {
         report.unmatched = unmatched(&report, config);

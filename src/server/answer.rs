@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::stats;
 use crate::metrics;
 use crate::monitor::{Monitor, Vitals};
+use crate::notify::HUNG_AFTER;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -64,8 +65,16 @@ impl Desk {
             "/metrics" => (StatusCode::OK, metrics::CONTENT_TYPE, metrics::text(&self.vitals(), resident_bytes())),
             "/healthz" => health(&self.vitals().complaints),
             "/readyz" => health(&unready(&self.vitals())),
-            _ => (StatusCode::NOT_FOUND, PLAIN, "there is /stats, /metrics, /healthz and /readyz\n".into()),
+            "/livez" => health(&self.hung()),
+            _ => (StatusCode::NOT_FOUND, PLAIN, "there is /stats, /metrics, /healthz, /readyz and /livez\n".into()),
         }
+    }
+
+    /// What a restart would mend, and nothing else.
+    fn hung(&self) -> Vec<String> {
+        let hangs = self.monitor.hangs(HUNG_AFTER);
+        let said = hangs.then(|| format!("nothing has happened for {} s", HUNG_AFTER.as_secs()));
+        said.into_iter().collect()
     }
 
     fn vitals(&self) -> Arc<Vitals> {
@@ -103,7 +112,8 @@ fn index(vitals: &Vitals) -> String {
          /stats    counts as JSON\n\
          /metrics  the same for Prometheus\n\
          /healthz  200 while all is well, else 503 and why\n\
-         /readyz   the same, and 503 until a first cycle has succeeded\n",
+         /readyz   the same, and 503 until a first cycle has succeeded\n\
+         /livez    503 only while it hangs: what a restart would mend\n",
         vitals.version, vitals.host, vitals.store
     )
 }

@@ -94,7 +94,11 @@ impl StateLock {
     /// # Errors
     /// [`Error::Io`] if the lock file is there and cannot be opened.
     pub fn look(path: &Path) -> Result<Option<Held>> {
-        let failed = |source| Error::Io { attempt: "open the lock file", path: path.to_path_buf(), source };
+        let failed = |source| Error::State {
+            path: path.to_path_buf(),
+            what: "its lock file cannot be opened; ask as the loop's user, or as root".into(),
+            source: Box::new(source),
+        };
         let mut file = match File::open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

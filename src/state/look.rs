@@ -130,8 +130,12 @@ impl Look {
             cycles::check(&conn)?;
             Ok(conn)
         };
-        let conn = open()
-            .map_err(|e| state_error(path, "cannot read it; a run of replicate would set a damaged one aside", e))?;
+        // What may not be opened is not damaged for that.
+        let is_refused = |e: &rusqlite::Error| e.sqlite_error_code() == Some(rusqlite::ErrorCode::CannotOpen);
+        let conn = open().map_err(|e| match is_refused(&e) {
+            true => state_error(path, "it cannot be opened; ask as the loop's user, or as root", e),
+            false => state_error(path, "cannot read it; a run of replicate would set a damaged one aside", e),
+        })?;
         Ok(Self { path: path.to_path_buf(), conn, stamp })
     }
 

@@ -5,6 +5,7 @@ mod heartbeats;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -322,4 +323,19 @@ fn a_damaged_page_is_never_taken_for_nothing_that_waits() {
     fs::write(&path, bytes).unwrap();
     let ran = status(&place, &["--stale", "5m"]).expect_code(2);
     assert!(ran.err.contains("cannot use the state") && !ran.out.contains("fresh"), "{ran:#?}");
+}
+
+/// A folder that may not be read hides what lies in it, from the very first pass on.
+#[test]
+fn a_folder_that_cannot_be_read_leaves_nothing_fresh() {
+    let place = Place::new();
+    let args =
+        ["replicate", "own/**/*.db", "--store", "own/store", "--state-dir", "own/state", "--once", "--allow-empty"];
+    let Some(mut command) = place.unprivileged(&args) else { return };
+    let hidden = place.path().join("own/hidden");
+    fs::create_dir(&hidden).unwrap();
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o000)).unwrap();
+    assert!(!command.output().unwrap().status.success());
+    let ran = place.run(&["status", "--state-dir", "own/state", "--stale", "1h"]).expect_code(1);
+    assert!(ran.out.contains("own/hidden") && ran.out.contains("nothing is known"), "{ran:#?}");
 }

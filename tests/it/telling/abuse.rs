@@ -100,3 +100,16 @@ fn a_body_is_not_read_and_a_connection_is_one_request() {
     let answer = running.ask(&"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(3));
     assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"), "one request, one answer");
 }
+
+/// Who opens connections and says nothing holds no place against those who ask.
+#[test]
+fn probes_are_answered_however_many_connections_say_nothing() {
+    let (_place, running) = ready();
+    let mut silent: Vec<TcpStream> = (0..CONNECTIONS_MAX * 3).map(|_| running.connect()).collect();
+    for _ in 0..20 {
+        assert_eq!(running.get("/healthz").status, 200);
+        assert_eq!(running.get("/livez").status, 200);
+        silent.push(running.connect());
+    }
+    assert!(ends(&mut silent[0]), "the oldest made room");
+}
