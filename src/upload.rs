@@ -34,6 +34,8 @@ use crate::window::{Passage, Window};
 const GRACE: Duration = Duration::from_secs(6);
 /// Smallest part but the last: S3 asks for 5 MiB, and larger parts cost fewer requests.
 const PART_MIN: u64 = 8 << 20;
+/// So often a wait under the upload limit says that it is one.
+const LIMITED_SIGN: Duration = Duration::from_secs(1);
 /// Most parts one object can have on S3.
 const PARTS_MAX: u64 = 10_000;
 /// Parts of one object in flight at once, memory and request slots permitting.
@@ -327,7 +329,11 @@ impl Uploader {
     /// store's time.
     async fn may_send(&self, bytes: u64) -> Result<Passage, Stopped> {
         let turn = async {
-            self.limiter.wait_for(bytes).await;
+            // Waiting for one's turn under a limit that was asked for is no hang.
+            let mut waited = std::pin::pin!(self.limiter.wait_for(bytes));
+            while tokio::time::timeout(LIMITED_SIGN, &mut waited).await.is_err() {
+                self.control.gets_on();
+            }
             self.window.enter(bytes).await
         };
         tokio::select! {

@@ -25,9 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The states in `dir`, by name; none if there is no such folder.
 ///
 /// # Errors
-/// [`Error::Io`] if the folder may not be read.
+/// [`Error::State`] if the folder may not be read.
 pub fn states_in(dir: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |source| Error::Io { attempt: "look into the state directory", path: dir.to_path_buf(), source };
+    let failed = |source| Error::State {
+        path: dir.to_path_buf(),
+        what: "the state directory cannot be looked into; ask as the loop's user, or as root".into(),
+        source: Box::new(source) as Box<dyn std::error::Error + Send + Sync>,
+    };
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
