@@ -165,3 +165,21 @@ fn where_no_database_is_found_nothing_is_fresh() {
     replicator.run_cycle(false);
     assert!(replicator.monitor().vitals().is_fresh());
 }
+
+/// Cycles succeed and nothing is known to wait, because nothing can be seen.
+#[test]
+fn a_fleet_that_cannot_be_seen_is_red_before_long_and_no_reason_to_restart() {
+    let place = Place::new();
+    place.make("a.db", "delete", 2);
+    let running = Loop::over(&place, "200ms", &["--max-unprotected", "1s"]);
+    assert!(eventually(LONG, || running.get("/readyz").status == 200));
+    let away = place.path().join("away");
+    std::fs::rename(place.data(), &away).unwrap();
+    assert!(eventually(LONG, || running.get("/healthz").status == 503), "{}", running.get("/stats").body);
+    let red = running.get("/healthz").expect(503);
+    assert!(red.body.contains("it has not been known what changed"), "{red:?}");
+    assert_eq!(failed_cycles(&running), 0.0);
+    assert_eq!(running.get("/livez").status, 200);
+    std::fs::rename(&away, place.data()).unwrap();
+    assert!(eventually(LONG, || running.get("/healthz").status == 200), "{}", running.log());
+}
