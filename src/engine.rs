@@ -14,7 +14,7 @@ use crate::first_hour::FirstHour;
 use crate::record::Doubt;
 use crate::scan::OwnFiles;
 use crate::snapshot::Reader;
-use crate::state::{Flags, Slot, StateDb, Table, place_of};
+use crate::state::{Flags, Identity, Slot, StateDb, Table, place_of};
 use crate::store::Store;
 use crate::upload::Uploader;
 use crate::watch::Watch;
@@ -74,6 +74,11 @@ pub(crate) fn state_path(dir: &Path, identity: &str) -> PathBuf {
     slug.truncate(48);
     let hash = twox_hash::XxHash3_64::oneshot(identity.as_bytes()) >> 32;
     dir.join(format!("{slug}-{hash:08x}.db"))
+}
+
+/// What a state belongs to: this store, under this template and host.
+pub(crate) fn identity(config: &Config, store: &str) -> Identity {
+    Identity { store: store.to_owned(), template: config.template.as_str().to_owned(), host: config.host.clone() }
 }
 
 pub(crate) fn load(db: &StateDb, slack: Nanos) -> Result<Table> {

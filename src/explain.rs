@@ -22,11 +22,11 @@ use crate::cost::float;
 use crate::cost::model::{Forecast, Load, ObjectCost, Spread, requests_of};
 use crate::cost::prices::{PRICES_OF, PROVIDERS};
 use crate::detect::Pace;
-use crate::engine::{own_files, pool};
+use crate::engine::{identity, own_files, pool};
 use crate::error::{Failure, Result};
 use crate::plan::key_of;
 use crate::report::CycleReport;
-use crate::state::{Identity, StateDb, Table};
+use crate::state::{StateDb, Table};
 use crate::store::{Described, Env, Store};
 use crate::watch::{Candidate, Pass, WAVE_MAX, Watch, Wave};
 use sample::{Head, Sample, look_at_head};
@@ -62,11 +62,7 @@ pub fn explain(
 ) -> Result<(Explanation, CycleReport)> {
     config.check()?;
     let address = Store::describe(&config.store, env)?;
-    let identity = Identity {
-        store: address.identity.clone(),
-        template: config.template.as_str().to_owned(),
-        host: config.host.clone(),
-    };
+    let identity = identity(config, &address.identity);
     // There is no such file: everything is new.
     let nothing_known = StateDb::open_for_reading(Path::new(""), &identity)?;
     let own = own_files(config, address.folder.as_deref())?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::backlog::Ages;
 use crate::clock::MILLISECOND;
 use crate::monitor::Vitals;
-use crate::object::{FORMAT_VERSION, LITESNAP_VERSION, ObjectError};
+use crate::object::{FORMAT_VERSION, LITESNAP_VERSION, ObjectError, check_small};
 use crate::timestamp::Timestamp;
 
 pub use find::{Found, newest};
@@ -134,19 +134,7 @@ impl Heartbeat {
     /// # Errors
     /// Not ours, or of a later version.
     pub fn parse(object: &[u8]) -> Result<Self, ObjectError> {
-        /// Read first: a later version need not have the other fields.
-        #[derive(Deserialize)]
-        struct Version {
-            format: u16,
-        }
-        if object.len() > LEN_MAX {
-            return Err(ObjectError::Foreign("it is too long for a heartbeat"));
-        }
-        let version: Version =
-            serde_json::from_slice(object).map_err(|_| ObjectError::Foreign("it is no heartbeat"))?;
-        if version.format != FORMAT_VERSION {
-            return Err(ObjectError::UnsupportedVersion(version.format));
-        }
+        check_small(object, LEN_MAX, "it is too long for a heartbeat", "it is no heartbeat")?;
         serde_json::from_slice(object).map_err(|e| ObjectError::Undecodable(format!("heartbeat: {e}")))
     }
 }

@@ -106,5 +106,24 @@ impl ObjectError {
     }
 }
 
+/// Whether a small object of one line of JSON is not longer than `len_max` and of the version that this program reads; `too_long`
+/// and `foreign` say what else it is. The version is read first: a later one need not have the other fields.
+pub(crate) fn check_small(
+    object: &[u8],
+    len_max: usize,
+    too_long: &'static str,
+    foreign: &'static str,
+) -> Result<(), ObjectError> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u16,
+    }
+    if object.len() > len_max {
+        return Err(ObjectError::Foreign(too_long));
+    }
+    let version: Version = serde_json::from_slice(object).map_err(|_| ObjectError::Foreign(foreign))?;
+    if version.format == FORMAT_VERSION { Ok(()) } else { Err(ObjectError::UnsupportedVersion(version.format)) }
+}
+
 #[cfg(test)]
 mod tests;

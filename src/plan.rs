@@ -9,11 +9,11 @@ use crate::clock::{Clock, MILLISECOND};
 use crate::config::Config;
 use crate::cycle::check_key;
 use crate::detect::Why;
-use crate::engine::{load, own_files, pool, state_path};
+use crate::engine::{identity, load, own_files, pool, state_path};
 use crate::error::{Failure, Reason, Result};
 use crate::layout::{below, snapshot_key};
 use crate::report::CycleReport;
-use crate::state::{Flags, Identity, StateDb};
+use crate::state::{Flags, StateDb};
 use crate::store::{Described, Env, Store};
 use crate::timestamp::next_timestamp;
 use crate::watch::{Candidate, Pass, WAVE_MAX, Watch, slack};
@@ -36,11 +36,7 @@ pub struct Planned {
 pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl FnMut(Planned)) -> Result<CycleReport> {
     config.check()?;
     let address = Store::describe(&config.store, env)?;
-    let identity = Identity {
-        store: address.identity.clone(),
-        template: config.template.as_str().to_owned(),
-        host: config.host.clone(),
-    };
+    let identity = identity(&config, &address.identity);
     let path = state_path(&config.state_dir, &identity.store);
     let db = StateDb::open_for_reading(&path, &identity)?;
     let own = own_files(&config, address.folder.as_deref())?;

@@ -15,7 +15,7 @@ use crate::clock::{Clock, SECOND};
 use crate::config::Config;
 use crate::control::Control;
 use crate::cycle::{Cycle, Observer};
-use crate::engine::{Engine, load, own_files, pool, runtime, state_path};
+use crate::engine::{Engine, identity, load, own_files, pool, runtime, state_path};
 use crate::error::{Error, Result};
 use crate::first_hour::FirstHour;
 use crate::fs::{create_private_dir, shown};
@@ -24,7 +24,7 @@ use crate::monitor::Monitor;
 use crate::record::{Doubt, Recorder, chain};
 use crate::report::CycleReport;
 use crate::snapshot::{Reader, work_dir};
-use crate::state::{Identity, Opened, StateDb, StateLock, day_of};
+use crate::state::{Opened, StateDb, StateLock, day_of};
 use crate::store::{Described, Env, Kind, RequestCounts, Store};
 use crate::upkeep::Upkeep;
 use crate::upload::{PARTS_SHARE_DIVISOR, Uploader};
@@ -79,7 +79,7 @@ impl Replicator {
     ) -> Result<Self> {
         config.check()?;
         let store = Arc::new(store);
-        let identity = identity(&config, &store);
+        let identity = identity(&config, store.identity());
         create_private_dir(&config.state_dir).map_err(|e| unusable_state(&config.state_dir, e))?;
         let folder = if let Kind::Folder { root } = &store.kind { Some(root.as_path()) } else { None };
         let own = own_files(&config, folder)?;
@@ -354,14 +354,6 @@ impl Said {
                 self.0.push((error.clone(), now));
             }
         }
-    }
-}
-
-fn identity(config: &Config, store: &Store) -> Identity {
-    Identity {
-        store: store.identity().to_owned(),
-        template: config.template.as_str().to_owned(),
-        host: config.host.clone(),
     }
 }
 

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::description::path_fields;
-use super::{DESCRIPTION_LEN_MAX, FORMAT_VERSION, ObjectError, known};
+use super::{DESCRIPTION_LEN_MAX, ObjectError, check_small, known};
 use crate::timestamp::Timestamp;
 
 /// What a tombstone says. In JSON the fields have these names; see docs/FORMAT.md.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tombstone {
-    /// [`FORMAT_VERSION`].
+    /// [`FORMAT_VERSION`](super::FORMAT_VERSION).
     pub format: u16,
     /// The full key of the tombstone in its store.
     pub key: String,
@@ -44,19 +44,7 @@ impl Tombstone {
     /// # Errors
     /// Not ours, or of a later version.
     pub fn parse(object: &[u8]) -> Result<Self, ObjectError> {
-        /// Read first: a later version need not have the other fields.
-        #[derive(Deserialize)]
-        struct Version {
-            format: u16,
-        }
-        if object.len() > DESCRIPTION_LEN_MAX {
-            return Err(ObjectError::Foreign("it is too long for a tombstone"));
-        }
-        let version: Version =
-            serde_json::from_slice(object).map_err(|_| ObjectError::Foreign("it is no tombstone"))?;
-        if version.format != FORMAT_VERSION {
-            return Err(ObjectError::UnsupportedVersion(version.format));
-        }
+        check_small(object, DESCRIPTION_LEN_MAX, "it is too long for a tombstone", "it is no tombstone")?;
         known::from_slice(object, &FIELDS).map_err(|e| ObjectError::Undecodable(format!("tombstone: {e}")))
     }
 }
@@ -67,6 +55,7 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+    use crate::object::FORMAT_VERSION;
 
     fn of(path: &[u8]) -> Tombstone {
         Tombstone {
