@@ -1,5 +1,5 @@
 """What was measured, as Markdown and as a plot; and whether ratios are what they were."""
-import datetime, json, math, os, pathlib, platform, statistics
+import dataclasses, datetime, json, math, os, pathlib, platform, statistics
 
 from . import core
 
@@ -50,12 +50,45 @@ def targets(lines):
     return "\n".join(text + [""])
 
 
-def markdown(bench, about, sections):
-    text = ["# Measured by scripts/bench", ""] + [f"- {name}: {value}" for name, value in about.items()]
-    text += [f"- not measured: {what}" for what in bench.skipped] + [""]
-    text.append(targets([line for _, lines in sections for line in lines]))
-    text += [table(title, lines) for title, lines in sections]
-    return "\n".join(text)
+@dataclasses.dataclass
+class Results:
+    """Everything that one run measured."""
+    about: dict
+    skipped: list
+    # (title, lines) of each section
+    sections: list
+
+    def lines(self):
+        return [line for _, lines in self.sections for line in lines]
+
+    def markdown(self):
+        text = ["# Measured by scripts/bench", ""] + [f"- {name}: {value}" for name, value in self.about.items()]
+        text += [f"- not measured: {what}" for what in self.skipped] + ["", targets(self.lines())]
+        return "\n".join(text + [table(title, lines) for title, lines in self.sections])
+
+    def to_json(self):
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text):
+        read = json.loads(text)
+        line = lambda fields: core.Line(**fields | {"targets": [core.Target(**target) for target in fields["targets"]]})
+        return cls(read["about"], read["skipped"], [(title, [line(fields) for fields in lines]) for title, lines in read["sections"]])
+
+
+def together(names, runs):
+    """One table of several runs, each line from the last of them that has it."""
+    newest = {}
+    for run in runs:
+        for title, lines in run.sections:
+            newest.setdefault(title, {}).update({line.id: line for line in lines})
+    text = ["# Benchmarks", "", "Every figure below is from one of these runs of `scripts/bench`, the newest that measured it:", ""]
+    for name, run in zip(names, runs):
+        text += [f"- [{name}]({name}): " + "; ".join(f"{key} {value}" for key, value in run.about.items())]
+    text += ["", "![cycle time and memory against the number of databases](plot.svg)", ""]
+    lines = [line for lines in newest.values() for line in lines.values()]
+    text.append(targets(lines))
+    return "\n".join(text + [table(title, list(lines.values())) for title, lines in newest.items()]), plot(lines)
 
 
 # --- The plot -------------------------------------------------------------------------------------------------------------------
