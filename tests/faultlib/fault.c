@@ -15,7 +15,8 @@
  *   FAULT_RECORD   file to which each change below FAULT_UNDER is appended (see `record`), in the order it was made
  *
  * A failed call is not made, with three exceptions: a close that fails has closed, as Linux does it; a sync that fails has
- * synced nothing we promise; a short one is made with half the length.
+ * synced nothing we promise; a short one is made with half the length. And once locks fail for good, a sleep is a thousandth as
+ * long: SQLite asks again as often as ever for what will not come, without its ten seconds.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -34,6 +35,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 enum family { OPEN, READ, WRITE, SYNC, RENAME, UNLINK, TRUNCATE, MKDIR, STAT, LIST, LOCK, CLOSE, MAP, FAMILIES };
@@ -48,6 +50,8 @@ static int kind;
 static int torn;
 static int log_fd = -1, record_fd = -1;
 static atomic_long calls;
+/* No lock will be had any more. */
+static atomic_int is_lockless;
 /* Recorded changes happen one at a time, so that the record has the order of the changes. */
 static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
 
@@ -118,6 +122,7 @@ static int decide(enum family family, const char *path) {
         syscall(SYS_write, log_fd, line, length);
     }
     if (!fails) return PASS;
+    if (family == LOCK && fail_on) is_lockless = 1;
     return torn && number > fail_at ? ENOSPC : kind;
 }
 
@@ -414,6 +419,12 @@ int fcntl64(int fd, int command, ...) { ARGUMENT(command) return control(fd, com
 int flock(int fd, int operation) {
     FAIL_IF(decide_fd(LOCK, fd));
     return (int)syscall(SYS_flock, fd, operation);
+}
+
+/* SQLite's busy handler is all that sleeps here: other threads of litesnap wait on conditions. */
+int nanosleep(const struct timespec *wanted, struct timespec *left) {
+    struct timespec shorter = {0, (wanted->tv_sec * 1000000000 + wanted->tv_nsec) / 1000};
+    return (int)syscall(SYS_nanosleep, is_lockless ? &shorter : wanted, left);
 }
 
 int close(int fd) {
