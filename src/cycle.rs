@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::backlog::Wait;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::content::ContentHash;
 use crate::detect::{Pace, Why};
 use crate::engine::Engine;
 use crate::error::{Failure, Reason};
@@ -367,7 +368,7 @@ impl Cycle {
         if let Some(same) = back_again(candidate, row.as_ref(), self.engine.watch.slack) {
             return self.record_same(candidate, same);
         }
-        let snapshot = match self.engine.reader.take(candidate.read_path.as_deref().unwrap_or(&candidate.path)) {
+        let snapshot = match self.take(candidate, row.as_ref()) {
             Ok(snapshot) => snapshot,
             Err(_) if self.engine.watch.control.is_stopped() => return self.leave(candidate),
             Err(failure) => return self.failed_to_read(candidate, row.as_ref(), failure),
@@ -382,6 +383,19 @@ impl Cycle {
             Ok(job) => jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone"),
             Err(failure) => self.failed_to_read(candidate, row.as_ref(), failure),
         }
+    }
+
+    fn take(&self, candidate: &Candidate, row: Option<&Row>) -> Result<Snapshot, Failure> {
+        let path = candidate.read_path.as_deref().unwrap_or(&candidate.path);
+        let row_if_same_will_do = row.filter(|_| !candidate.refresh);
+        let known =
+            row_if_same_will_do.and_then(|row| stored_content(candidate, row, candidate.stamps, &self.engine.doubt));
+        let snapshot = self.engine.reader.take(path, known)?;
+        if matches!(snapshot.image, Image::Known) && !is_stored(candidate, row, &snapshot, &self.engine.doubt) {
+            // A doubt has come up since.
+            return self.engine.reader.take(path, None);
+        }
+        Ok(snapshot)
     }
 
     fn leave(&self, candidate: &Candidate) {
@@ -414,11 +428,14 @@ impl Cycle {
                 permit.shrink_to(description.frame_size + 4096);
                 Body::Frame(frame.bytes.into())
             }
-            Image::File(copy) => {
+            Image::Compressed(copy) => {
+                description.frame_size = copy.frame().size;
+                description.frame_hash = copy.frame().hash;
                 // It waits on disk: its parts take memory of their own.
                 permit.shrink_to(0);
                 Body::Copy(copy)
             }
+            Image::Known => return Err(Failure::new(Reason::CopyFailed, "its content is stored already")),
         };
         Ok(Job {
             id: candidate.id,
@@ -655,15 +672,19 @@ pub(crate) fn check_key(store_prefix: &str, prefix: &str, name_len_max: usize) -
     Err(Failure::new(Reason::KeyTooLong, what + "; a shorter --key-template helps"))
 }
 
-/// Whether what was read is what the store's newest snapshot of it holds. Equal content alone does not tell that: of an upload
-/// that failed, or was not recorded, the store may have a newer one.
+/// Whether what was read is what the store's newest snapshot of it holds.
 fn is_stored(candidate: &Candidate, row: Option<&Row>, snapshot: &Snapshot, doubt: &Doubt) -> bool {
-    row.is_some_and(|row| {
-        // What has the very stamps that were recorded did not change in between.
-        let may_be_newer = !doubt.is_beyond(row.stored_s) && row.stamps != Some(snapshot.stamps);
-        let same = row.content_hash == Some(snapshot.content_hash) && row.prefix == candidate.prefix;
-        row.key_ms.is_some() && same && !row.is_buried() && !may_be_newer
-    })
+    let stored = row.and_then(|row| stored_content(candidate, row, snapshot.stamps, doubt));
+    stored == Some(snapshot.content_hash)
+}
+
+/// The content of the store's newest snapshot of a database that has these stamps now. `None` where equal content alone would not
+/// tell that: of an upload that failed, or was not recorded, the store may have a newer one.
+fn stored_content(candidate: &Candidate, row: &Row, stamps: Stamps, doubt: &Doubt) -> Option<ContentHash> {
+    // What has the very stamps that were recorded did not change in between.
+    let may_be_newer = !doubt.is_beyond(row.stored_s) && row.stamps != Some(stamps);
+    let is_under_its_key = row.key_ms.is_some() && row.prefix == candidate.prefix && !row.is_buried();
+    row.content_hash.filter(|_| is_under_its_key && !may_be_newer)
 }
 
 fn describe(engine: &Engine, path: &Path, snapshot: &Snapshot, taken_at: Timestamp) -> Description {

@@ -7,17 +7,21 @@
 //! Pure: bytes in, bytes out. Foreign bytes are errors, never panics, and never make it allocate more
 //! than [`DESCRIPTION_LEN_MAX`] and two LZ4 blocks (4 MiB each).
 
+mod blocks;
 mod decode;
 mod description;
 mod encode;
+mod frame;
 mod known;
 mod tombstone;
 
 use std::io;
 
+pub use blocks::{BlockEncoder, Encoded};
 pub use decode::{HEAD_LEN, announced_size, decode};
 pub use description::{Description, Tail, read_description};
-pub use encode::{Frame, FrameEncoder, encode_frame};
+pub use encode::{Frame, encode_frame};
+pub(crate) use frame::FrameHasher;
 pub use tombstone::Tombstone;
 
 use crate::digest::digest;

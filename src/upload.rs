@@ -4,14 +4,17 @@
 //! put is create-only where the store honours that; no key is ever written twice with different content. A crash
 //! leaves objects that no state knows: harmless, for the next cycle stores the same content under another key.
 
-use std::fs::File;
+mod large;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+pub(crate) use large::part_size;
+
 use bytes::Bytes;
-use object_store::{MultipartUpload, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -23,8 +26,8 @@ use crate::content::ContentHash;
 use crate::control::Control;
 use crate::error::{Failure, Reason};
 use crate::layout;
-use crate::object::{Description, FrameEncoder};
-use crate::snapshot::TempCopy;
+use crate::object::Description;
+use crate::snapshot::CompressedCopy;
 use crate::stamps::Stamps;
 use crate::store::{Store, classify};
 use crate::timestamp::{Timestamp, next_timestamp};
@@ -32,16 +35,8 @@ use crate::window::{Passage, Window};
 
 /// How long uploads in flight may go on after a stop was asked for. The whole process has ten seconds.
 const GRACE: Duration = Duration::from_secs(6);
-/// Smallest part but the last: S3 asks for 5 MiB, and larger parts cost fewer requests.
-const PART_MIN: u64 = 8 << 20;
 /// So often a wait under the upload limit says that it is one.
 const LIMITED_SIGN: Duration = Duration::from_secs(1);
-/// Most parts one object can have on S3.
-const PARTS_MAX: u64 = 10_000;
-/// Parts of one object in flight at once, memory and request slots permitting.
-const PARTS_AT_ONCE: usize = 4;
-/// More than [`FrameEncoder::fill`] and the description add beyond what was asked for.
-const OVERSHOOT_MAX: usize = 512 << 10;
 /// One part of the memory limit in so many is for the parts of large objects alone. They wait for memory while they hold
 /// a request slot; copies and compressed objects hold memory while they wait for a slot: out of one share, each could
 /// wait for the other for ever.
@@ -72,7 +67,7 @@ pub struct Job {
     pub stamped_at: Nanos,
     /// Its content.
     pub content_hash: ContentHash,
-    /// What the object says of itself; key, sizes and hashes of the frame are filled in here.
+    /// What the object says of itself; the key is filled in here.
     pub description: Description,
     /// What to store.
     pub body: Body,
@@ -85,8 +80,8 @@ pub struct Job {
 pub enum Body {
     /// Compressed already: an LZ4 frame.
     Frame(Bytes),
-    /// A temporary copy, compressed while it is uploaded.
-    Copy(TempCopy),
+    /// An LZ4 frame in a temporary file.
+    Copy(CompressedCopy),
 }
 
 /// How a job ended.
@@ -156,9 +151,6 @@ impl Reception {
 
 /// A request slot, held while bytes are on their way.
 pub(crate) type Slot = OwnedSemaphorePermit;
-
-/// Parts of one object on their way, each with the slot that it gives back.
-type InFlight = JoinSet<(object_store::Result<()>, Slot)>;
 
 impl Uploader {
     /// `budget` is for the parts of large objects alone. At most `concurrency` requests at once, `bytes_per_s` bytes a
@@ -373,154 +365,6 @@ impl Uploader {
         };
         theirs.is_ok_and(|theirs| theirs == Bytes::from(ours.clone()))
     }
-
-    /// Compresses and puts a temporary copy, in parts if it is large; memory is that of the parts in flight.
-    async fn put_copy(&self, job: &mut Job, copy: TempCopy, slot: Slot) -> Result<u64, Stopped> {
-        let part_size = part_size(job.description.raw_size);
-        let held = part_size + PART_MIN / 2;
-        if held > self.budget.total() {
-            let need = (held * u64::from(PARTS_SHARE_DIVISOR)) >> 20;
-            return Err(
-                Failure::new(Reason::TooLarge, format!("storing it needs --memory-limit {need}MiB or more")).into()
-            );
-        }
-        // The share that the copying held; each part takes its own from here on.
-        job.permit.shrink_to(0);
-        for _ in 0..KEYS_MAX {
-            let path = self.name(job)?;
-            let file = File::open(copy.path()).map_err(copy_unreadable)?;
-            let parts = Parts {
-                encoder: Some(FrameEncoder::new(file, job.description.raw_size)),
-                description: job.description.clone(),
-                rest: Vec::new(),
-                size: usize::try_from(part_size).unwrap_or(usize::MAX),
-            };
-            let (parts, first) = self.next_part(parts).await?;
-            if let Some(parts) = parts {
-                return self.put_parts(&path, parts, first, slot).await;
-            }
-            // It compressed into one part: an ordinary put, create-only like all others.
-            let Part { bytes, permit: _held } = first;
-            if let Some(bytes) = self.put_whole(&path, bytes.into()).await? {
-                return Ok(bytes);
-            }
-            next_key(job)?;
-        }
-        Err(no_free_key())
-    }
-
-    async fn put_parts(
-        &self,
-        path: &object_store::path::Path,
-        parts: Parts,
-        first: Part,
-        slot: Slot,
-    ) -> Result<u64, Stopped> {
-        let options =
-            PutMultipartOptions { attributes: self.store.put_attributes.clone(), ..PutMultipartOptions::default() };
-        let mut upload = tokio::select! {
-            begun = tokio::time::timeout(self.time_max, self.store.inner.put_multipart_opts(path, options)) => {
-                begun.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?
-            }
-            // Dropped too early, a store that did begin keeps an upload that nobody knows of.
-            () = self.grace_is_over() => return Err(Stopped::Interrupted),
-        };
-        let sent = tokio::select! {
-            sent = self.send_parts(upload.as_mut(), parts, first, slot) => sent,
-            // What is left of a large object will not make it within the grace: given up at once.
-            () = self.control.until_stopped() => Err(Stopped::Interrupted),
-        };
-        if sent.is_err() {
-            // Parts that nobody completes are paid for, for ever.
-            let aborted = tokio::time::timeout(Duration::from_secs(3), upload.abort()).await;
-            if !matches!(aborted, Ok(Ok(()))) {
-                log::warn!(
-                    "key={path} its unfinished parts could not be removed; a bucket rule that aborts incomplete uploads will"
-                );
-            }
-        }
-        sent
-    }
-
-    async fn send_parts(
-        &self,
-        upload: &mut dyn MultipartUpload,
-        parts: Parts,
-        first: Part,
-        slot: Slot,
-    ) -> Result<u64, Stopped> {
-        // Spawned, so that they move on while this task waits for the memory of the next part.
-        let mut in_flight = JoinSet::new();
-        let (mut parts, mut part) = (Some(parts), Some((first, slot)));
-        let mut bytes = 0;
-        while let Some((Part { bytes: data, permit }, slot)) = part.take() {
-            let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
-            bytes += len;
-            let passage = self.may_send(len).await?;
-            let put = upload.put_part(data.into());
-            in_flight.spawn(async move {
-                let put = put.await;
-                match &put {
-                    Ok(()) => passage.arrived(),
-                    Err(e) if classify(e).reason == Reason::StoreTimeout => passage.timed_out(),
-                    Err(_) => drop(passage),
-                }
-                drop(permit);
-                (put, slot)
-            });
-            if let Some(more) = parts.take() {
-                let slot = self.slot_for_part(&mut in_flight).await?;
-                let (left, next) = self.next_part(more).await?;
-                (parts, part) = (left, Some((next, slot)));
-            }
-        }
-        let mut last = self.part_done(&mut in_flight).await?;
-        while !in_flight.is_empty() {
-            last = self.part_done(&mut in_flight).await?;
-        }
-        // The end is a request too, and rides on the last part's slot.
-        let _slot = last;
-        let complete = tokio::time::timeout(self.time_max, upload.complete()).await;
-        complete.map_err(|_| self.timed_out())?.map_err(|e| classify(&e))?;
-        Ok(bytes)
-    }
-
-    /// A request slot for one more part: a spare one, or that of a part that ends. The first part rides on the job's own.
-    async fn slot_for_part(&self, in_flight: &mut InFlight) -> Result<Slot, Stopped> {
-        if in_flight.len() < PARTS_AT_ONCE
-            && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-        {
-            return Ok(slot);
-        }
-        self.part_done(in_flight).await
-    }
-
-    async fn part_done(&self, in_flight: &mut InFlight) -> Result<Slot, Stopped> {
-        match tokio::time::timeout(self.time_max, in_flight.join_next()).await {
-            Ok(Some(Ok((Ok(()), slot)))) => {
-                self.control.stored();
-                Ok(slot)
-            }
-            Ok(Some(Ok((Err(e), _)))) => Err(classify(&e).into()),
-            Ok(Some(Err(e))) => Err(Failure::new(Reason::StoreError, format!("a part's upload broke off: {e}")).into()),
-            Ok(None) => unreachable!("only called while parts are in flight"),
-            Err(_) => Err(self.timed_out().into()),
-        }
-    }
-
-    /// Compresses the next part off the runtime; the remaining parts are `None` after the last.
-    async fn next_part(&self, mut parts: Parts) -> Result<(Option<Parts>, Part), Stopped> {
-        let mut permit = self.budget.take_async(u64::try_from(parts.size).unwrap_or(u64::MAX) + PART_MIN / 2).await;
-        let made = tokio::task::spawn_blocking(move || parts.next().map(|bytes| (parts, bytes))).await;
-        let (parts, bytes) = made
-            .map_err(|e| Failure::new(Reason::CopyFailed, format!("compressing it failed: {e}")))?
-            .map_err(copy_unreadable)?;
-        let more = !parts.is_done();
-        if !more {
-            permit.shrink_to(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        }
-        Ok((more.then_some(parts), Part { bytes, permit }))
-    }
 }
 
 /// What a create-only put found.
@@ -553,62 +397,10 @@ fn no_free_key() -> Stopped {
     Failure::new(Reason::StoreError, format!("{KEYS_MAX} keys in a row were taken already")).into()
 }
 
-fn copy_unreadable(error: std::io::Error) -> Failure {
-    Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {error}"))
-}
-
 /// Whether a store says that it does not know conditional puts: 501 is what S3 has for a header not implemented.
 pub(crate) fn is_unsupported(error: &object_store::Error) -> bool {
     use object_store::Error::{NotImplemented, NotSupported};
     matches!(error, NotImplemented { .. } | NotSupported { .. }) || crate::store::answered_status(error) == Some(501)
-}
-
-/// The size of all parts but the last, from the raw size: known before anything is compressed.
-pub(crate) fn part_size(raw_size: u64) -> u64 {
-    // What LZ4 cannot compress grows by its block headers and checksums; the description follows.
-    let worst = raw_size + raw_size / 1000 + (1 << 20);
-    worst.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_MIN)
-}
-
-/// An object as a sequence of parts of exactly one size, the last one shorter (some stores insist).
-struct Parts {
-    encoder: Option<FrameEncoder<File>>,
-    description: Description,
-    /// Compressed, but beyond the last part.
-    rest: Vec<u8>,
-    size: usize,
-}
-
-struct Part {
-    bytes: Bytes,
-    permit: Permit,
-}
-
-impl Parts {
-    fn is_done(&self) -> bool {
-        self.encoder.is_none() && self.rest.is_empty()
-    }
-
-    fn next(&mut self) -> std::io::Result<Bytes> {
-        let mut part = std::mem::take(&mut self.rest);
-        // The encoder overshoots by less than a block: without room for that, the buffer would double.
-        part.reserve_exact((self.size + OVERSHOOT_MAX).saturating_sub(part.len()));
-        if let Some(encoder) = &mut self.encoder
-            && encoder.fill(&mut part, self.size)?
-        {
-            (self.description.frame_size, self.description.frame_hash) = encoder.produced();
-            self.description.append_to(&mut part);
-            self.encoder = None;
-        }
-        if part.len() > self.size {
-            self.rest = part[self.size..].to_vec();
-            part.truncate(self.size);
-        }
-        if self.is_done() {
-            part.shrink_to_fit();
-        }
-        Ok(part.into())
-    }
 }
 
 /// Spaces uploads out so that no more than a given number of bytes leaves in a second.

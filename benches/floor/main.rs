@@ -9,6 +9,7 @@
     reason = "a program that measures"
 )]
 
+mod lz4;
 mod scan;
 
 use std::path::Path;
@@ -30,7 +31,12 @@ fn main() -> Result<()> {
             let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
             json!({"seconds": seconds, "folders": count(&counts.folders), "files": count(&counts.files), "sidecars": count(&counts.sidecars)})
         }
-        _ => bail!("usage: floor scan ROOT THREADS"),
+        ["lz4", from, to] => {
+            let began = Instant::now();
+            let (raw_bytes, frame_bytes) = lz4::compress(Path::new(from), Path::new(to))?;
+            json!({"seconds": began.elapsed().as_secs_f64(), "raw_bytes": raw_bytes, "frame_bytes": frame_bytes})
+        }
+        _ => bail!("usage: floor scan ROOT THREADS | lz4 FILE OUT"),
     };
     println!("{answer}");
     Ok(())

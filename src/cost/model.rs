@@ -142,7 +142,7 @@ pub fn requests_of(raw_bytes: u64, object_bytes: u64, memory_limit: u64) -> u64 
     if raw_bytes <= SMALL_MAX.min(memory_limit / SMALL_DIVISOR) {
         return 1;
     }
-    match object_bytes.div_ceil(crate::upload::part_size(raw_bytes)) {
+    match object_bytes.div_ceil(crate::upload::part_size(object_bytes)) {
         0 | 1 => 1,
         parts => parts + 2,
     }

@@ -8,14 +8,10 @@ use twox_hash::xxhash3_128::Hasher;
 use super::description::{
     Description, SKIPPABLE_HEADER_LEN, SKIPPABLE_MAGIC, TRAILER_LEN, check_trailer, parse_description,
 };
+use super::frame::{LZ4_FLAGS, LZ4_HEADER_LEN, LZ4_MAGIC};
 use super::{DESCRIPTION_LEN_MAX, FrameHash, ObjectError};
 use crate::content::ContentHasher;
 use crate::header::{HEADER_LEN, Header};
-
-const LZ4_MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
-/// Version 1, independent blocks, block checksums, content size, content checksum, no dictionary.
-const LZ4_FLAGS: u8 = 0b0111_1100;
-const LZ4_HEADER_LEN: usize = 15;
 
 /// Bytes at the beginning of an object that [`announced_size`] needs.
 pub const HEAD_LEN: usize = LZ4_HEADER_LEN;

@@ -316,57 +316,85 @@ fn io_errors_are_not_damage() {
     assert_eq!((error.word(), error.is_damage()), ("unwritable", false));
 }
 
-#[test]
-fn a_stream_that_is_not_as_long_as_announced_is_an_error() {
-    for (announced, kind) in [(4097, io::ErrorKind::UnexpectedEof), (4095, io::ErrorKind::InvalidData)] {
-        let mut encoder = FrameEncoder::new([1u8; 4096].as_slice(), announced);
-        let mut out = Vec::new();
-        let error = loop {
-            match encoder.fill(&mut out, usize::MAX) {
-                Ok(done) => assert!(!done),
-                Err(e) => break e,
-            }
-        };
-        assert_eq!(error.kind(), kind);
+/// Compresses `raw` with so many threads, filled in in pieces of `step` bytes.
+fn encoded(raw: &[u8], workers: usize, step: usize) -> (Vec<u8>, Encoded) {
+    let mut encoder = BlockEncoder::new(Vec::new(), raw.len() as u64, workers).unwrap();
+    let mut rest = raw;
+    while let room @ [_, ..] = encoder.room() {
+        let n = room.len().min(step);
+        let (piece, more) = rest.split_at(n);
+        room[..n].copy_from_slice(piece);
+        rest = more;
+        encoder.advance(n).unwrap();
     }
-}
-
-/// Gives its bytes in pieces of changing size, with interruptions.
-struct Pieces<'a>(&'a [u8], usize);
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.1 += 1;
-        if self.1.is_multiple_of(5) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let n = buf.len().min(self.1 * 1000);
-        self.0.read(&mut buf[..n])
-    }
+    assert_eq!(rest, [0; 0], "it takes what was announced");
+    encoder.finish().unwrap()
 }
 
 #[test]
-fn parts_of_a_stream_have_equal_size_and_bounded_excess() {
-    let raw = image(4096, 600, 200, 9);
-    let mut encoder = FrameEncoder::new(Pieces(&raw, 0), raw.len() as u64);
-    let (part, mut pending, mut parts) = (300_000, Vec::new(), Vec::new());
-    loop {
-        let done = encoder.fill(&mut pending, part).unwrap();
-        assert!(pending.len() < part + 300_000, "{}", pending.len());
-        while pending.len() >= part {
-            parts.push(pending.drain(..part).collect::<Vec<u8>>());
-        }
-        if done {
-            break;
+fn a_large_image_becomes_the_same_frame_with_any_number_of_threads() {
+    // Beyond 256 KiB, and of several blocks for each thread; noise, so that blocks differ in how well they compress.
+    for (raw, step) in
+        [(image(4096, 1100, 200, 9), 70_000), (image(512, 3, 60, 1), 512), (image(65536, 4, 250, 3), usize::MAX)]
+    {
+        for workers in [0, 1, 2, 3, 4, 99] {
+            let (mut bytes, Encoded { size, hash }) = encoded(&raw, workers, step);
+            assert_eq!(size, bytes.len() as u64);
+            assert_eq!(
+                Frame { bytes: bytes.clone(), hash },
+                encode_frame(&raw),
+                "both ways of encoding agree to the byte"
+            );
+            describe(&raw, size, hash).append_to(&mut bytes);
+            assert_eq!(decoded(&bytes).unwrap().0, raw);
         }
     }
-    assert!(parts.len() > 3);
-    let (size, hash) = encoder.produced();
-    let mut bytes = [parts.concat(), pending].concat();
-    assert_eq!(size, bytes.len() as u64);
-    assert_eq!(Frame { bytes: bytes.clone(), hash }, encode_frame(&raw), "both ways of encoding agree to the byte");
-    describe(&raw, size, hash).append_to(&mut bytes);
-    assert_eq!(decoded(&bytes).unwrap().0, raw);
+}
+
+#[test]
+fn an_image_that_is_shorter_than_announced_is_no_frame() {
+    let mut encoder = BlockEncoder::new(Vec::new(), 600_000, 2).unwrap();
+    while encoder.room().len() > 50_000 {
+        encoder.advance(50_000).unwrap();
+    }
+    assert_eq!(encoder.finish().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+/// Takes so many bytes, and then none.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_frame_at_whatever_moment() {
+    let raw = image(4096, 500, 255, 4);
+    let whole = encode_frame(&raw).bytes.len();
+    let write = |room: usize, workers| -> io::Result<Encoded> {
+        let mut encoder = BlockEncoder::new(Full(room), raw.len() as u64, workers)?;
+        let mut at = 0;
+        while let room @ [_, ..] = encoder.room() {
+            let n = room.len();
+            room.copy_from_slice(&raw[at..at + n]);
+            at += n;
+            encoder.advance(n)?;
+        }
+        Ok(encoder.finish()?.1)
+    };
+    for workers in [0, 2] {
+        for room in [0, 14, 15, 300_000, whole / 2, whole - 1] {
+            assert_eq!(write(room, workers).unwrap_err().kind(), io::ErrorKind::StorageFull, "{room} bytes");
+        }
+        assert_eq!(write(whole, workers).unwrap().size, whole as u64);
+    }
 }
 
 #[test]
@@ -397,17 +425,9 @@ proptest! {
         prop_assert!(back == raw);
         prop_assert_eq!(&read, &description);
 
-        let mut encoder = FrameEncoder::new(Pieces(&raw, 0), raw.len() as u64);
-        let mut streamed = Vec::new();
-        while !encoder.fill(&mut streamed, want).unwrap() {
-            let more = streamed.len() + want;
-            streamed.reserve(more);
-            if encoder.fill(&mut streamed, more).unwrap() {
-                break;
-            }
-        }
+        let (streamed, told) = encoded(&raw, want % 4, want);
         prop_assert!(streamed == bytes[..streamed.len()]);
-        prop_assert_eq!(encoder.produced(), (description.frame_size, description.frame_hash));
+        prop_assert_eq!(told, Encoded { size: description.frame_size, hash: description.frame_hash });
     }
 
     #[test]
@@ -472,11 +492,14 @@ fn five_gib() {
     while let n @ 1.. = reader.read(&mut chunk).unwrap() {
         hasher.update(&chunk[..n]);
     }
-    let mut bytes = Vec::new();
-    let mut encoder = FrameEncoder::new(source(), raw_size);
-    assert!(encoder.fill(&mut bytes, usize::MAX).unwrap());
-    let (frame_size, frame_hash) = encoder.produced();
-    let description = describe(&image(page_size, 16, 20, 1), frame_size, frame_hash);
+    let mut encoder = BlockEncoder::new(Vec::new(), raw_size, 2).unwrap();
+    let mut reader = source();
+    while let room @ [_, ..] = encoder.room() {
+        let n = reader.read(room).unwrap();
+        encoder.advance(n).unwrap();
+    }
+    let (mut bytes, Encoded { size, hash }) = encoder.finish().unwrap();
+    let description = describe(&image(page_size, 16, 20, 1), size, hash);
     let content_hash = hasher.finish(description.uid, description.gid, description.mode).unwrap();
     let description = Description { page_count, raw_size, content_hash, ..description };
     description.append_to(&mut bytes);
@@ -516,14 +539,9 @@ fn speed() {
     time("encode_frame, images of 64 KiB", &mut || {
         raw.chunks(64 * 1024).map(|small| encode_frame(small).bytes.len()).sum()
     });
-    time("FrameEncoder", &mut || {
-        let mut encoder = FrameEncoder::new(raw.as_slice(), raw.len() as u64);
-        let mut out = Vec::new();
-        while !encoder.fill(&mut out, 8 << 20).unwrap() {
-            out.clear();
-        }
-        usize::try_from(encoder.produced().0).unwrap()
-    });
+    for workers in [0, 1, 2] {
+        time(&format!("BlockEncoder, {workers} threads"), &mut || encoded(&raw, workers, usize::MAX).0.len());
+    }
     let (bytes, _) = object(&raw);
     time("decode", &mut || decode(bytes.as_slice(), None, &mut io::sink()).map(|_| bytes.len()).unwrap());
     time("ContentHasher", &mut || {

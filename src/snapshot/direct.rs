@@ -7,13 +7,15 @@
 //! and the database is read through SQLite.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::large::{self, Order, Sink, Taken};
 use super::locks;
 use super::temp::TempCopy;
 use crate::clock::{Clock, Nanos};
+use crate::content::ContentHash;
 use crate::control::Control;
 use crate::detect::RACY_SLACK;
 use crate::error::{Failure, Reason};
@@ -23,6 +25,8 @@ use crate::stamps::{FileStat, Stamps};
 
 /// Bytes read between two looks at the stop flag.
 const CHUNK: usize = 1 << 20;
+/// Of a large database, bytes read between two looks at its stamps: one that is being written need not be read to its end.
+const LOOK_AGAIN_BYTES: u64 = 64 << 20;
 
 /// Why a database was not, or not to the end, read without SQLite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,14 +81,21 @@ impl Doubt {
 /// A database read without SQLite.
 #[derive(Debug)]
 pub(super) struct Read {
-    /// Its bytes; `None` if they are in the temporary copy.
-    pub(super) bytes: Option<Vec<u8>>,
+    pub(super) content: Content,
     pub(super) header: Header,
     /// Stamps from before the read.
     pub(super) stamps: Stamps,
     /// From before the stamps.
     pub(super) stamped_at: Nanos,
     pub(super) stat: FileStat,
+}
+
+/// Where what was read is.
+#[derive(Debug)]
+pub(super) enum Content {
+    Memory(Vec<u8>),
+    /// In the room given, if anywhere.
+    Large(Taken),
 }
 
 /// Why there is no [`Read`].
@@ -99,6 +110,12 @@ pub(super) enum NotRead {
 impl From<Doubt> for NotRead {
     fn from(doubt: Doubt) -> Self {
         Self::Doubt(doubt)
+    }
+}
+
+impl From<Failure> for NotRead {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
     }
 }
 
@@ -128,6 +145,8 @@ pub(super) struct How<'a> {
     pub(super) memory_max: u64,
     /// What memory and room were taken for, in bytes.
     pub(super) size_max: u64,
+    /// The content of a large one that need not be compressed again.
+    pub(super) known: Option<ContentHash>,
     pub(super) control: &'a Control,
 }
 
@@ -148,17 +167,24 @@ pub(super) fn read(
     at(Moment::Probed);
     let (stamps, stat) = at_rest(main, stamped_at)?;
     at(Moment::Stamped);
-    let bytes = match room {
+    let (content, header) = match room {
         _ if stat.size > how.size_max => return Err(Doubt::Moved.into()),
-        _ if stat.size <= how.memory_max => Some(into_memory(file, stat.size, how, &at)?),
-        Some(room) => into_file(file, stat.size, room, how, &at).map(|()| None)?,
+        _ if stat.size <= how.memory_max => {
+            let bytes = into_memory(file, stat.size, how, &at)?;
+            let header = vouching_header(&bytes, stat.size);
+            (Content::Memory(bytes), header)
+        }
+        Some(room) => {
+            let header = first_header(file, stat.size)?;
+            let look = || still_the_same(main, file, &stamps);
+            (Content::Large(into_room(file, (header, &stat), room, how, look, &at)?), Ok(header))
+        }
         None => return Err(Doubt::Moved.into()),
     };
     at(Moment::Complete);
     nobody_writes(file)?;
     still_the_same(main, file, &stamps)?;
-    let header = vouching_header(bytes.as_deref(), room, stat.size)?;
-    Ok(Read { bytes, header, stamps, stamped_at, stat })
+    Ok(Read { content, header: header?, stamps, stamped_at, stat })
 }
 
 /// A look that takes no lock. Needed before the read for a write that lands after its mtime, and after it for one that
@@ -197,19 +223,20 @@ fn still_the_same(main: &Path, file: &File, before: &Stamps) -> Result<(), NotRe
 }
 
 /// The header of what was read, if it vouches for the size and SQLite would find nothing to object to.
-fn vouching_header(bytes: Option<&[u8]>, room: Option<&TempCopy>, size: u64) -> Result<Header, NotRead> {
-    let mut first = [0; HEADER_LEN + 1];
-    match (bytes, room) {
-        (Some(bytes), _) => first.copy_from_slice(bytes.first_chunk::<{ HEADER_LEN + 1 }>().ok_or(Doubt::Header)?),
-        (None, Some(room)) => File::open(room.path())?.read_exact_at(&mut first, 0)?,
-        (None, None) => return Err(Doubt::Moved.into()),
-    }
-    let (header, schema_page) = first.split_first_chunk().expect("longer than a header");
+fn vouching_header(bytes: &[u8], size: u64) -> Result<Header, NotRead> {
+    let (header, rest) = bytes.split_first_chunk().ok_or(Doubt::Header)?;
     let header = Header::parse(header).map_err(|_| Doubt::Header)?;
     let is_plain = header.size_is_valid() && header.size_bytes() == size && header.is_usable();
     // A table's leaf or inner page: what page 1, the root of the schema, always is.
-    let is_schema = matches!(schema_page, [0x0d | 0x05]);
+    let is_schema = matches!(rest, [0x0d | 0x05, ..]);
     if is_plain && is_schema { Ok(header) } else { Err(Doubt::Header.into()) }
+}
+
+/// The same of a large one, before the rest is read: between the same looks, so it is that of the content.
+fn first_header(file: &File, size: u64) -> Result<Header, NotRead> {
+    let mut first = [0; HEADER_LEN + 1];
+    file.read_exact_at(&mut first, 0)?;
+    vouching_header(&first, size)
 }
 
 fn into_memory(file: &File, size: u64, how: &How<'_>, at: &impl Fn(Moment)) -> Result<Vec<u8>, NotRead> {
@@ -221,17 +248,28 @@ fn into_memory(file: &File, size: u64, how: &How<'_>, at: &impl Fn(Moment)) -> R
     Ok(bytes)
 }
 
-fn into_file(file: &File, size: u64, room: &TempCopy, how: &How<'_>, at: &impl Fn(Moment)) -> Result<(), NotRead> {
-    let full = |e| if is_full(&e) { NotRead::Failed(room.explain_full()) } else { e.into() };
-    let mut copy = File::create(room.path()).map_err(full)?;
-    let mut chunk = vec![0; CHUNK];
-    let mut offset = 0;
-    while offset < size {
-        let len = CHUNK.min(usize::try_from(size - offset).unwrap_or(CHUNK));
-        offset = got(file, &mut chunk[..len], offset, how, at)?;
-        copy.write_all(&chunk[..len]).map_err(full)?;
-    }
-    Ok(())
+/// Compressed into `room`; given up where a `look` on the way tells that it changes.
+fn into_room(
+    file: &File,
+    (header, stat): (Header, &FileStat),
+    room: &TempCopy,
+    how: &How<'_>,
+    look: impl Fn() -> Result<(), NotRead>,
+    at: &impl Fn(Moment),
+) -> Result<Taken, NotRead> {
+    let Header { page_size, page_count, .. } = header;
+    large::take(Order { page_size, page_count, stat, known: how.known, room }, |sink: &mut dyn Sink| {
+        let mut offset = 0;
+        while let chunk @ [_, ..] = sink.room() {
+            let len = chunk.len();
+            offset = got(file, chunk, offset, how, at)?;
+            sink.advance(len)?;
+            if offset % LOOK_AGAIN_BYTES < len as u64 {
+                look()?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// Reads the next chunk; returns where it ends.
@@ -243,10 +281,6 @@ fn got(file: &File, chunk: &mut [u8], offset: u64, how: &How<'_>, at: &impl Fn(M
     let end = offset + chunk.len() as u64;
     at(Moment::Got(end));
     Ok(end)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -1,22 +1,25 @@
 //! A consistent copy of one live database, leaving no trace of the reading.
 //!
 //! Order: stamps, then looks that take no lock, then the plain read of a database at rest (`direct`); where that leaves a
-//! doubt, SQLite's own read (`sqlite`), then the directory as found. What a crash leaves (a temporary copy, an
+//! doubt, SQLite's own read (`sqlite`), then the directory as found. Large ones are compressed while they are read, either
+//! way (`large`). What a crash leaves (a temporary copy, an
 //! empty `-wal` and a `-shm`) is removed at the next start by [`Reader::open`]. The content hash is defined so that both
 //! ways agree.
 
 mod direct;
+mod image;
 mod in_flight;
+mod large;
 pub(crate) mod locks;
+mod pages;
 mod reads;
 pub(crate) mod sidecars;
 mod sqlite;
 mod temp;
 
 pub use direct::Doubt;
+pub use image::{CompressedCopy, Image};
 pub use reads::Reads;
-pub use sqlite::Image;
-pub use temp::TempCopy;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -35,11 +38,11 @@ use crate::fs::create_private_dir;
 use crate::header::{self, Header};
 use crate::stamps::{FileStat, Stamps};
 
-use direct::NotRead;
+use direct::{Content, NotRead};
 use in_flight::InFlight;
 use reads::Count;
 use sidecars::{Before, Cleaned, Intents};
-use temp::TempSpace;
+use temp::{TempCopy, TempSpace};
 
 /// How long one database may keep us waiting for its lock.
 const BUSY_MAX: Duration = Duration::from_millis(100);
@@ -54,7 +57,7 @@ const WAL_LOOKS: u32 = 20;
 /// A snapshot: what one database held at one commit.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The database's pages, as a file that SQLite opens.
+    /// The database's pages.
     pub image: Image,
     /// Page size in bytes.
     pub page_size: u32,
@@ -176,11 +179,12 @@ impl Reader {
         self.count.reads()
     }
 
-    /// Takes a snapshot of the database at `main`.
+    /// Takes a snapshot of the database at `main`. A large one whose content turns out to be `known` is not compressed: its image
+    /// is [`Image::Known`].
     ///
     /// # Errors
     /// A [`Failure`] that says why this database cannot be read now. Nothing is left behind in any case.
-    pub fn take(&self, main: &Path) -> Result<Snapshot, Failure> {
+    pub fn take(&self, main: &Path, known: Option<ContentHash>) -> Result<Snapshot, Failure> {
         let stamped_at = self.clock.now();
         let (stamps, stat) = Stamps::take(main).map_err(|e| io_failure("look at it", &e))?;
         let _only_one = self.open.enter((stat.dev, stat.ino));
@@ -188,13 +192,15 @@ impl Reader {
         let wal = stamps.wal.map_or(0, |w| w.size);
         let estimate = stat.size.saturating_add(wal);
         let is_large = estimate > self.memory_max;
-        let room = is_large.then(|| self.temp.reserve(estimate, self.control.stop_flag())).transpose()?;
+        let room = large::room_for(estimate, pages::are_given());
+        let room = is_large.then(|| self.temp.reserve(room, self.control.stop_flag())).transpose()?;
         // A copy in memory, its serialised form and its compressed form are there together. A large database takes as
-        // much: its -wal may be what is large, and then it is copied in memory all the same.
+        // much: the blocks that are compressed need less, but its -wal may be what is large, and then it is copied in memory
+        // all the same.
         let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
         let seen = Seen { stamps, stamped_at, stat, wal_mode: is_wal(&header) };
-        let Got { copied, seen } = self.read(main, file, room, seen)?;
-        let content_hash = hash(&copied, &seen.stat, &self.control)?;
+        let Got { copied, seen } = self.read(main, file, room, seen, known)?;
+        let content_hash = copied.content_hash.map_or_else(|| hash(&copied, &seen.stat), Ok)?;
         Ok(Snapshot {
             image: copied.image,
             page_size: copied.page_size,
@@ -266,12 +272,20 @@ impl Reader {
     }
 
     /// Without SQLite, if the database is shown to be at rest; else through it. `file` is the main file, open.
-    fn read(&self, main: &Path, file: File, room: Option<TempCopy>, seen: Seen) -> Result<Got, Failure> {
+    fn read(
+        &self,
+        main: &Path,
+        file: File,
+        room: Option<TempCopy>,
+        seen: Seen,
+        known: Option<ContentHash>,
+    ) -> Result<Got, Failure> {
         if !self.always_sqlite {
             let how = direct::How {
                 clock: self.clock.as_ref(),
                 memory_max: self.memory_max,
                 size_max: seen.stat.size,
+                known,
                 control: &self.control,
             };
             match direct::read(main, &file, room.as_ref(), &how, |_| {}) {
@@ -298,7 +312,7 @@ impl Reader {
             room.empty()
                 .map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot empty its temporary copy: {e}")))?;
         }
-        let copied = self.read_through_sqlite(main, room, seen.wal_mode)?;
+        let copied = self.read_through_sqlite(main, room, &seen, known)?;
         self.count.through_sqlite();
         Ok(Got { copied, seen })
     }
@@ -307,10 +321,11 @@ impl Reader {
         &self,
         main: &Path,
         room: Option<TempCopy>,
-        wal_mode: bool,
+        seen: &Seen,
+        known: Option<ContentHash>,
     ) -> Result<sqlite::Copied, Failure> {
         let before = Before::look(main).map_err(|e| io_failure("look at its sidecars", &e))?;
-        if wal_mode {
+        if seen.wal_mode {
             check_writable(main, before)?;
         }
         let intent = self.intents.note(main, before).map_err(|e| {
@@ -322,7 +337,10 @@ impl Reader {
             memory_max: self.memory_max,
             temp: &self.temp,
             control: &self.control,
-            wal_mode,
+            stat: &seen.stat,
+            known,
+            by_page: pages::are_given(),
+            wal_mode: seen.wal_mode,
         };
         let copied = sqlite::copy(main, room, &how);
         if copied.as_ref().is_err_and(|f| f.reason == Reason::Busy) {
@@ -358,14 +376,18 @@ impl Reader {
 
 /// What was read without SQLite, in the form of what comes from it.
 fn got(read: direct::Read, room: Option<TempCopy>) -> Result<Got, Failure> {
-    let direct::Read { bytes, header, stamps, stamped_at, stat } = read;
-    let image = match (bytes, room) {
-        (Some(bytes), _) => Image::Memory(bytes),
-        (None, Some(copy)) => Image::File(copy),
-        (None, None) => return Err(Failure::new(Reason::CopyFailed, "its copy is nowhere")),
+    let direct::Read { content, header, stamps, stamped_at, stat } = read;
+    let (image, content_hash) = match (content, room) {
+        (Content::Memory(bytes), _) => (Image::Memory(bytes), None),
+        (Content::Large(taken), Some(room)) => {
+            let (image, hash) = Image::of(taken, room);
+            (image, Some(hash))
+        }
+        (Content::Large(_), None) => return Err(Failure::new(Reason::CopyFailed, "its copy is nowhere")),
     };
     let copied = sqlite::Copied {
         image,
+        content_hash,
         page_size: header.page_size,
         page_count: header.page_count,
         schema_version: Some(header.schema_cookie),
@@ -436,30 +458,15 @@ fn is_wal(header: &Header) -> bool {
     header.read_version == 2
 }
 
-fn hash(copied: &sqlite::Copied, stat: &FileStat, control: &Control) -> Result<ContentHash, Failure> {
+/// Of one in memory: large ones are hashed while they are read.
+fn hash(copied: &sqlite::Copied, stat: &FileStat) -> Result<ContentHash, Failure> {
     let mut hasher = ContentHasher::new(copied.page_size, copied.page_count);
-    match &copied.image {
-        Image::Memory(bytes) => hasher.update(bytes),
-        Image::File(copy) => {
-            let read = hash_file(copy.path(), &mut hasher, control);
-            read.map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot read its temporary copy: {e}")))?;
-        }
+    if let Image::Memory(bytes) = &copied.image {
+        hasher.update(bytes);
     }
     hasher
         .finish(stat.uid, stat.gid, stat.mode)
         .map_err(|e| Failure::new(Reason::CopyFailed, format!("its copy is not whole: {e}")))
-}
-
-fn hash_file(path: &Path, hasher: &mut ContentHasher, control: &Control) -> io::Result<()> {
-    let mut file = File::open(path)?;
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk)? {
-            _ if !control.goes_on() => return Err(io::Error::other("interrupted")),
-            0 => return Ok(()),
-            n => hasher.update(&chunk[..n]),
-        }
-    }
 }
 
 /// Sorts the system's errors about a database's files.

@@ -9,23 +9,21 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
+use super::image::Image;
+use super::large::{self, Order, Sink};
+use super::pages::{self, RawCopy};
 use super::temp::{TempCopy, TempSpace};
+use crate::content::ContentHash;
 use crate::control::Control;
 use crate::error::{Failure, Reason};
-
-/// A consistent image of one database.
-#[derive(Debug)]
-pub enum Image {
-    /// In memory, for small ones.
-    Memory(Vec<u8>),
-    /// In a temporary file.
-    File(TempCopy),
-}
+use crate::stamps::FileStat;
 
 /// What one read transaction gave.
 #[derive(Debug)]
 pub(super) struct Copied {
     pub(super) image: Image,
+    /// Of a large one, which is hashed while it is read.
+    pub(super) content_hash: Option<ContentHash>,
     pub(super) page_size: u32,
     pub(super) page_count: u32,
     pub(super) schema_version: Option<u32>,
@@ -42,6 +40,12 @@ pub(super) struct How<'a> {
     pub(super) memory_max: u64,
     pub(super) temp: &'a Arc<TempSpace>,
     pub(super) control: &'a Control,
+    /// Whose it is: part of the content's hash.
+    pub(super) stat: &'a FileStat,
+    /// The content of a large one that need not be compressed again.
+    pub(super) known: Option<ContentHash>,
+    /// Whether SQLite gives pages: [`pages::are_given`].
+    pub(super) by_page: bool,
     /// Whether the header says WAL: tells what SQLite's "cannot open" is about.
     pub(super) wal_mode: bool,
 }
@@ -74,14 +78,16 @@ fn copy_from(source: &Connection, main: &Path, room: Option<TempCopy>, how: &How
         return Err(Failure::new(Reason::Empty, "SQLite sees no page in it"));
     }
     let raw_size = u64::from(page_size) * u64::from(page_count);
-    let image = if raw_size <= how.memory_max {
-        into_memory(source, main, raw_size, how)?
+    let (image, content_hash) = if raw_size <= how.memory_max {
+        (into_memory(source, main, raw_size, how)?, None)
     } else {
-        into_file(source, main, page_size, raw_size, room, how)?
+        let (image, hash) = compressed(source, main, (page_size, page_count), room, how)?;
+        (image, Some(hash))
     };
     let sqlite_version = last_writer(source);
     source.execute_batch("COMMIT").map_err(wrong)?;
-    Ok(Copied { image, page_size, page_count, schema_version: unsigned(schema_version), sqlite_version })
+    let schema_version = unsigned(schema_version);
+    Ok(Copied { image, content_hash, page_size, page_count, schema_version, sqlite_version })
 }
 
 /// The schema cookie as the header has it: the pragma tells it as a signed number.
@@ -105,29 +111,51 @@ fn into_memory(source: &Connection, main: &Path, raw_size: u64, how: &How<'_>) -
     Ok(Image::Memory(image))
 }
 
-fn into_file(
+/// Compressed into `room` while it is read.
+fn compressed(
+    source: &Connection,
+    main: &Path,
+    (page_size, page_count): (u32, u32),
+    room: Option<TempCopy>,
+    how: &How<'_>,
+) -> Result<(Image, ContentHash), Failure> {
+    let raw_size = u64::from(page_size) * u64::from(page_count);
+    let room = match room {
+        Some(room) => room,
+        // It grew since it was looked at: no waiting for room now, with its read transaction open.
+        None => how.temp.reserve(large::room_for(raw_size, how.by_page), &AtomicBool::new(true))?,
+    };
+    let order = Order { page_size, page_count, stat: how.stat, known: how.known, room: &room };
+    let taken = if how.by_page {
+        let wrong = |e: rusqlite::Error| failure(main, how.wal_mode, &e);
+        large::take(order, |sink: &mut dyn Sink| pages::pour(source, page_size, sink, how.control, wrong))?
+    } else {
+        let copy = raw_copy(source, main, page_size, raw_size, &room, how)?;
+        large::take(order, |sink: &mut dyn Sink| copy.pour(sink, how.control))?
+    };
+    Ok(Image::of(taken, room))
+}
+
+/// A raw copy by the backup API.
+fn raw_copy(
     source: &Connection,
     main: &Path,
     page_size: u32,
     raw_size: u64,
-    room: Option<TempCopy>,
+    room: &TempCopy,
     how: &How<'_>,
-) -> Result<Image, Failure> {
-    let copy = match room {
-        Some(copy) => copy,
-        // It grew since it was looked at: no waiting for room now, with its read transaction open.
-        None => how.temp.reserve(raw_size, &AtomicBool::new(true))?,
-    };
-    let written = write_copy(source, main, page_size, &copy, how);
-    written.map_err(|f| if f.reason == Reason::NoSpace { copy.explain_full() } else { f })?;
+) -> Result<RawCopy, Failure> {
+    let copy = RawCopy::beside(room);
+    let written = write_copy(source, main, page_size, copy.path(), how);
+    written.map_err(|f| if f.reason == Reason::NoSpace { room.explain_full() } else { f })?;
     let len = std::fs::metadata(copy.path()).map_or(0, |m| m.len());
     whole(len, raw_size)?;
-    Ok(Image::File(copy))
+    Ok(copy)
 }
 
-fn write_copy(source: &Connection, main: &Path, page_size: u32, copy: &TempCopy, how: &How<'_>) -> Result<(), Failure> {
+fn write_copy(source: &Connection, main: &Path, page_size: u32, copy: &Path, how: &How<'_>) -> Result<(), Failure> {
     let wrong = |e: rusqlite::Error| target_failure(main, copy, how, &e);
-    let mut target = Connection::open(copy.path()).map_err(wrong)?;
+    let mut target = Connection::open(copy).map_err(wrong)?;
     // A copy that a crash interrupts is thrown away: no journal, no sync.
     target
         .execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE")
@@ -164,11 +192,11 @@ fn whole(len: u64, raw_size: u64) -> Result<(), Failure> {
 }
 
 /// What went wrong with the copy's own file.
-fn target_failure(main: &Path, copy: &TempCopy, how: &How<'_>, error: &rusqlite::Error) -> Failure {
+fn target_failure(main: &Path, copy: &Path, how: &How<'_>, error: &rusqlite::Error) -> Failure {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => Failure::new(Reason::NoSpace, ""),
         Some(ErrorCode::CannotOpen) => {
-            Failure::new(Reason::CopyFailed, format!("cannot make its temporary copy {}", copy.path().display()))
+            Failure::new(Reason::CopyFailed, format!("cannot make its temporary copy {}", copy.display()))
         }
         _ => failure(main, how.wal_mode, error),
     }
@@ -234,6 +262,22 @@ mod tests {
         (source, target)
     }
 
+    fn stat(path: &Path) -> FileStat {
+        FileStat::from(&std::fs::metadata(path).unwrap())
+    }
+
+    /// Everything is large.
+    fn how<'a>(
+        temp: &'a Arc<TempSpace>,
+        control: &'a Control,
+        stat: &'a FileStat,
+        by_page: bool,
+        known: Option<ContentHash>,
+    ) -> How<'a> {
+        let busy_timeout = Duration::ZERO;
+        How { busy_timeout, memory_max: 0, temp, control, stat, known, by_page, wal_mode: true }
+    }
+
     fn finished(source: &Connection, target: &mut Connection, pages: i32, stop: bool) -> Result<(), Reason> {
         let dir = tempfile::tempdir().unwrap();
         let temp = TempSpace::recover(dir.path()).unwrap();
@@ -241,7 +285,8 @@ mod tests {
         if stop {
             control.stop(15);
         }
-        let how = How { busy_timeout: Duration::ZERO, memory_max: 0, temp: &temp, control: &control, wal_mode: false };
+        let stat = stat(dir.path());
+        let how = how(&temp, &control, &stat, true, None);
         let backup = Backup::new(source, target).unwrap();
         finish(&backup, pages, Path::new("source"), &how).map_err(|f| f.reason)
     }
@@ -287,5 +332,124 @@ mod tests {
     fn a_copy_of_the_wrong_size_is_refused() {
         assert!(whole(4096, 4096).is_ok());
         assert_eq!(whole(0, 4096).unwrap_err().reason, Reason::CopyFailed);
+    }
+
+    /// A WAL-mode database of a few blocks, a committed row still in its `-wal`, and the connection of its application.
+    fn live(dir: &Path) -> (std::path::PathBuf, Connection) {
+        let main = dir.join("a.db");
+        let app = Connection::open(&main).unwrap();
+        app.execute_batch(
+            "PRAGMA journal_mode=wal; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(x);
+             INSERT INTO t VALUES(randomblob(900000)); PRAGMA wal_checkpoint; INSERT INTO t VALUES('in the -wal')",
+        )
+        .unwrap();
+        (main, app)
+    }
+
+    /// What a compressed copy holds.
+    fn image(copied: &Copied) -> Vec<u8> {
+        let Image::Compressed(copy) = &copied.image else { panic!("{copied:?}") };
+        let mut image = Vec::new();
+        let frame = std::fs::read(copy.path()).unwrap();
+        assert_eq!(frame.len() as u64, copy.frame().size);
+        std::io::Read::read_to_end(&mut lz4_flex::frame::FrameDecoder::new(&frame[..]), &mut image).unwrap();
+        image
+    }
+
+    fn rows(image: Vec<u8>, dir: &Path) -> i64 {
+        let path = dir.join("image");
+        std::fs::write(&path, image).unwrap();
+        let image = Connection::open(&path).unwrap();
+        assert_eq!(image.query_row("PRAGMA integrity_check", [], |r| r.get::<_, String>(0)).unwrap(), "ok");
+        image.query_row("SELECT count(*) FROM t", [], |r| r.get(0)).unwrap()
+    }
+
+    /// What was committed when the read began is there, from the `-wal` or the main file; what was committed since is not, even
+    /// though it lies in the files before they are read.
+    #[test]
+    fn a_large_one_is_of_one_commit_whoever_commits_meanwhile() {
+        for by_page in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let temp = TempSpace::recover(dir.path()).unwrap();
+            let (main, app) = live(dir.path());
+            let (control, stat) = (Control::default(), stat(&main));
+            let how = how(&temp, &control, &stat, by_page, None);
+            let source = open(&main, Duration::ZERO).unwrap();
+            app.execute_batch("INSERT INTO t VALUES(3)").unwrap();
+            let before = copy_within(&source, &main, &how, || {
+                app.execute_batch("DELETE FROM t; INSERT INTO t VALUES(zeroblob(3000000))").unwrap();
+            });
+            assert_eq!(rows(image(&before), dir.path()), 3, "by page: {by_page}");
+            let after = copy_from(&source, &main, None, &how).unwrap();
+            assert_eq!(rows(image(&after), dir.path()), 1, "by page: {by_page}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| is_copy(e)).count(), 2, "{by_page}");
+            drop((before, after));
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| is_copy(e)).count(), 0, "{by_page}");
+        }
+    }
+
+    fn is_copy(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
+        entry.as_ref().unwrap().file_name().to_str().unwrap().contains(".copy")
+    }
+
+    /// Copies with `meanwhile` run once the transaction has begun.
+    fn copy_within(source: &Connection, main: &Path, how: &How<'_>, meanwhile: impl Fn()) -> Copied {
+        source.execute_batch("BEGIN").unwrap();
+        let (page_size, page_count) = (4096, source.pragma_query_value(None, "page_count", |r| r.get(0)).unwrap());
+        meanwhile();
+        let (image, hash) = compressed(source, main, (page_size, page_count), None, how).unwrap();
+        source.execute_batch("COMMIT").unwrap();
+        let content_hash = Some(hash);
+        Copied { image, content_hash, page_size, page_count, schema_version: None, sqlite_version: None }
+    }
+
+    #[test]
+    fn a_large_one_whose_content_is_known_is_not_compressed() {
+        let dir = tempfile::tempdir().unwrap();
+        let temp = TempSpace::recover(dir.path()).unwrap();
+        let (main, app) = live(dir.path());
+        let (control, stat) = (Control::default(), stat(&main));
+        for by_page in [true, false] {
+            let first = copy(&main, None, &how(&temp, &control, &stat, by_page, None)).unwrap();
+            let again = copy(&main, None, &how(&temp, &control, &stat, by_page, first.content_hash)).unwrap();
+            assert!(matches!(again.image, Image::Known), "{again:?}");
+            assert_eq!(again.content_hash, first.content_hash);
+            app.execute_batch("INSERT INTO t VALUES(1)").unwrap();
+            let changed = copy(&main, None, &how(&temp, &control, &stat, by_page, first.content_hash)).unwrap();
+            assert_ne!(changed.content_hash, first.content_hash);
+            assert!(matches!(changed.image, Image::Compressed(_)), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_a_large_copy_and_nothing_is_left_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let temp = TempSpace::recover(dir.path()).unwrap();
+        let (main, _app) = live(dir.path());
+        let (control, stat) = (Control::default(), stat(&main));
+        control.stop(15);
+        for by_page in [true, false] {
+            let stopped = copy(&main, None, &how(&temp, &control, &stat, by_page, None)).unwrap_err();
+            assert_eq!(stopped.reason, Reason::CopyFailed, "{stopped}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| is_copy(e)).count(), 0, "{by_page}");
+        }
+    }
+
+    /// T12: more or fewer pages than the transaction said is no copy.
+    #[test]
+    fn a_large_copy_of_another_number_of_pages_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let temp = TempSpace::recover(dir.path()).unwrap();
+        let (main, _app) = live(dir.path());
+        let (control, stat) = (Control::default(), stat(&main));
+        let source = open(&main, Duration::ZERO).unwrap();
+        source.execute_batch("BEGIN").unwrap();
+        let pages: u32 = source.pragma_query_value(None, "page_count", |r| r.get(0)).unwrap();
+        let how = how(&temp, &control, &stat, true, None);
+        let copied = |size, pages| compressed(&source, &main, (size, pages), None, &how).map_err(|f| f.reason);
+        assert!(copied(4096, pages).is_ok());
+        for wrong in [(4096, pages - 1), (4096, pages + 1), (2048, 2 * pages), (8192, pages / 2)] {
+            assert_eq!(copied(wrong.0, wrong.1).unwrap_err(), Reason::CopyFailed, "{wrong:?}");
+        }
     }
 }

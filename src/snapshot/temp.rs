@@ -28,7 +28,7 @@ pub(super) struct TempSpace {
 
 /// A temporary copy; removed when dropped.
 #[derive(Debug)]
-pub struct TempCopy {
+pub(super) struct TempCopy {
     path: PathBuf,
     number: u64,
     bytes: u64,
@@ -91,15 +91,15 @@ fn no_space(dir: &Path, bytes: u64, free: u64) -> Failure {
 
 impl TempCopy {
     /// Where it lies.
-    #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Bytes promised for it.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// Promises it no more than `bytes` from here on.
+    pub(super) fn shrink_to(&mut self, bytes: u64) {
+        self.bytes = self.bytes.min(bytes);
+        self.space.live.lock().insert(self.number, self.bytes);
+        self.space.ended.notify_all();
     }
 
     /// The failure of writing it to a full disk.
@@ -118,17 +118,19 @@ impl TempCopy {
 
 impl Drop for TempCopy {
     fn drop(&mut self) {
-        for suffix in ["", "-journal", "-wal"] {
-            let path = crate::stamps::sidecar(&self.path, suffix);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    log::warn!("cannot remove the temporary copy {}: {e}", path.display());
-                }
-                _ => {}
-            }
-        }
+        remove(&self.path);
         self.space.live.lock().remove(&self.number);
         self.space.ended.notify_all();
+    }
+}
+
+/// Removes a temporary file, if it is there.
+pub(super) fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            log::warn!("cannot remove the temporary copy {}: {e}", path.display());
+        }
+        _ => {}
     }
 }
 
@@ -147,12 +149,22 @@ mod tests {
         assert_eq!(failure.reason, Reason::NoSpace);
         assert!(failure.detail.contains(&dir.path().display().to_string()), "{failure}");
         std::thread::scope(|s| {
-            let waiting = s.spawn(|| space.reserve(free / 3 * 2, &go_on).map(|copy| copy.bytes()));
+            let waiting = s.spawn(|| space.reserve(free / 3 * 2, &go_on).map(|copy| copy.bytes));
             std::fs::write(half.path(), b"x").unwrap();
             drop(half);
             assert_eq!(waiting.join().unwrap(), Ok(free / 3 * 2));
         });
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "copies are removed");
+        let mut whole = space.reserve(free / 3 * 2, &go_on).unwrap();
+        assert_eq!(space.reserve(free / 3 * 2, &stop).unwrap_err().reason, Reason::NoSpace);
+        whole.shrink_to(1000);
+        whole.shrink_to(free);
+        assert_eq!(
+            space.reserve(free / 3 * 2, &stop).map(|copy| copy.bytes),
+            Ok(free / 3 * 2),
+            "the rest is given back"
+        );
+        drop(whole);
         assert_eq!(space.reserve(u64::MAX, &go_on).unwrap_err().reason, Reason::NoSpace, "nobody to wait for");
     }
 }

@@ -72,7 +72,7 @@ pub fn check(data: &[u8]) {
 fn taken(reader: &Reader, live: &Path) -> Result<Snapshot, Failure> {
     let before = contents(live);
     reader.begin_cycle();
-    let taken = reader.take(&live.join("a.db"));
+    let taken = reader.take(&live.join("a.db"), None);
     untouched(&before, &contents(live));
     assert_eq!(reader.sidecars_left(), 0);
     if let Err(failure) = &taken {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 
-use litesnap::object::{FrameEncoder, Tail, decode, encode_frame, read_description};
+use litesnap::object::{BlockEncoder, Encoded, Tail, decode, encode_frame, read_description};
 use lz4_flex::frame::FrameDecoder;
 
 use super::{fields, gauge, objects};
@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
     object_comes_back(&objects::image(*shape, bytes), path, &String::from_utf8_lossy(key));
 }
 
-/// A frame holds whatever it was given; made in parts it is the same.
+/// A frame holds whatever it was given; made by several threads it is the same.
 fn any_bytes_come_back(bytes: &[u8], part: usize) {
     let (frame, taken) = gauge::peak(|| encode_frame(bytes));
     // The frame grows by doubling; incompressible input gets a few bytes longer.
@@ -29,24 +29,22 @@ fn any_bytes_come_back(bytes: &[u8], part: usize) {
     FrameDecoder::new(&frame.bytes[..]).read_to_end(&mut plain).expect("any LZ4 program reads it");
     assert_eq!(plain, bytes);
 
-    let mut encoder = FrameEncoder::new(bytes, bytes.len() as u64);
-    let (mut whole, want) = (Vec::new(), 1 + part * 37);
-    loop {
-        let mut out = Vec::new();
-        let is_done = encoder.fill(&mut out, want).expect("all bytes are there");
-        assert!(is_done || out.len() >= want);
-        assert!(out.len() < want + (257 << 10));
-        whole.extend_from_slice(&out);
-        if is_done {
-            break;
-        }
+    let workers = part % 4;
+    let mut encoder = BlockEncoder::new(Vec::new(), bytes.len() as u64, workers).expect("a Vec takes every byte");
+    let mut rest = bytes;
+    while let room @ [_, ..] = encoder.room() {
+        let n = room.len().min(1 + part * 37);
+        let (piece, more) = rest.split_at(n);
+        room[..n].copy_from_slice(piece);
+        rest = more;
+        encoder.advance(n).expect("a Vec takes every byte");
     }
-    assert_eq!((whole.len() as u64, frame.hash), encoder.produced());
+    assert!(rest.is_empty(), "{} bytes too many", rest.len());
+    let (whole, Encoded { size, hash }) = encoder.finish().expect("all bytes are there");
+    assert_eq!((whole.len() as u64, frame.hash), (size, hash));
     assert_eq!(whole, frame.bytes);
-    for announced in [bytes.len() as u64 + 1, (bytes.len() as u64).wrapping_sub(1)] {
-        let filled = FrameEncoder::new(bytes, announced).fill(&mut Vec::new(), usize::MAX);
-        assert!(filled.is_err() || announced == u64::MAX, "{announced} bytes announced, {} given", bytes.len());
-    }
+    let longer = BlockEncoder::new(Vec::new(), bytes.len() as u64 + 1, workers).expect("a Vec takes every byte");
+    assert!(longer.finish().is_err(), "{} bytes announced, none given", bytes.len() + 1);
 }
 
 /// A database comes back, with a description that comes back.

@@ -110,21 +110,33 @@ impl Place {
     }
 
     fn read(&self, at: impl Fn(Moment)) -> Result<Read, NotRead> {
-        let (main, control) = (self.main(), Control::default());
-        let how = How { clock: &self.clock, memory_max: self.memory_max, size_max: u64::MAX, control: &control };
-        read(&main, &File::open(&main).unwrap(), None, &how, at)
+        self.read_into(None, None, &Control::default(), at)
+    }
+
+    fn read_into(
+        &self,
+        room: Option<&TempCopy>,
+        known: Option<ContentHash>,
+        control: &Control,
+        at: impl Fn(Moment),
+    ) -> Result<Read, NotRead> {
+        let (main, clock) = (self.main(), &self.clock);
+        let how = How { clock, memory_max: self.memory_max, size_max: u64::MAX, known, control };
+        read(&main, &File::open(&main).unwrap(), room, &how, at)
     }
 
     /// Reads it while `steps` are taken at their moments, and returns why it was given up.
     #[track_caller]
     fn doubt(&self, steps: &[(Moment, &str)]) -> Option<Doubt> {
+        let temp = tempfile::tempdir().unwrap();
+        let room = TempSpace::recover(temp.path()).unwrap().reserve(8 << 20, Control::default().stop_flag()).unwrap();
         let actor = RefCell::new(Actor::on(&self.main()));
         let mtime = || std::fs::metadata(self.main()).unwrap().modified().unwrap();
         for (_, line) in steps.iter().take_while(|(moment, _)| *moment == BEFORE) {
             actor.borrow_mut().act(line);
         }
         let before = mtime();
-        let read = self.read(|now| {
+        let read = self.read_into(Some(&room), None, &Control::default(), |now| {
             for (_, line) in steps.iter().filter(|(moment, _)| *moment == now) {
                 actor.borrow_mut().act(line);
             }
@@ -251,30 +263,107 @@ fn a_file_with_two_names_is_left_to_sqlite() {
     assert_eq!(place.doubt(&[]), Some(Doubt::Linked));
 }
 
-/// Each byte as it is, in memory and in a temporary copy, and the header's word on the rest.
-#[test]
-fn a_large_one_goes_to_its_copy_and_is_the_same() {
-    let place = Place { memory_max: 1 << 20, ..Place::new(THREE_MIB) };
+/// The bytes of what is in memory.
+fn bytes(read: &Read) -> &[u8] {
+    let Content::Memory(bytes) = &read.content else { panic!("it fits into memory: {read:?}") };
+    bytes
+}
+
+/// A database that does not fit into memory, and room for its copy.
+fn large(sql: &str) -> (Place, TempCopy, tempfile::TempDir) {
+    let place = Place { memory_max: 1 << 20, ..Place::new(sql) };
     let temp = tempfile::tempdir().unwrap();
     let space = TempSpace::recover(temp.path()).unwrap();
-    let go_on = std::sync::atomic::AtomicBool::new(false);
-    let room = space.reserve(4 << 20, &go_on).unwrap();
-    let (main, bytes) = (place.main(), std::fs::read(place.main()).unwrap());
-    let file = File::open(&main).unwrap();
-    let (going, stopped) = (Control::default(), Control::default());
-    stopped.stop(15);
-    let how = |control| How { clock: &place.clock, memory_max: place.memory_max, size_max: u64::MAX, control };
-    let large = read(&main, &file, Some(&room), &how(&going), |_| {}).unwrap();
-    assert_eq!((large.bytes, std::fs::read(room.path()).unwrap()), (None, bytes.clone()));
-    assert_eq!(large.header.size_bytes(), bytes.len() as u64);
-    assert!(
-        matches!(read(&main, &file, None, &how(&going), |_| {}), Err(NotRead::Doubt(Doubt::Moved))),
-        "no room for it"
-    );
-    let stopped = read(&main, &file, Some(&room), &how(&stopped), |_| {});
-    assert!(matches!(stopped, Err(NotRead::Failed(_))), "a stop is obeyed");
+    let room = space.reserve(4 << 20, Control::default().stop_flag()).unwrap();
+    (place, room, temp)
+}
+
+/// Each byte as it is, in memory and compressed in a temporary copy, and the header's word on the rest.
+#[test]
+fn a_large_one_is_compressed_into_its_copy_and_is_the_same() {
+    let (place, room, _temp) = large(THREE_MIB);
+    let file = std::fs::read(place.main()).unwrap();
+    let read = place.read_into(Some(&room), None, &Control::default(), |_| {}).unwrap();
+    let Content::Large(Taken { content_hash, frame: Some(frame) }) = read.content else { panic!("{read:?}") };
+    let whole = crate::object::encode_frame(&file);
+    assert!(std::fs::read(room.path()).unwrap() == whole.bytes);
+    assert_eq!((frame.size, frame.hash), (whole.bytes.len() as u64, whole.hash));
+    assert_eq!(read.header.size_bytes(), file.len() as u64);
+    let mut hasher = crate::content::ContentHasher::new(read.header.page_size, read.header.page_count);
+    hasher.update(&file);
+    assert_eq!(hasher.finish(read.stat.uid, read.stat.gid, read.stat.mode), Ok(content_hash));
     let small = Place { memory_max: 8 << 20, ..place }.read(|_| {}).unwrap();
-    assert_eq!(small.bytes, Some(bytes));
+    assert_eq!(bytes(&small), file);
+}
+
+#[test]
+fn a_large_one_without_room_is_not_read_and_a_stop_is_obeyed_within_a_block() {
+    let (place, room, _temp) = large(THREE_MIB);
+    let read = |room, control: &Control, at: &dyn Fn(Moment)| place.read_into(room, None, control, at);
+    let nowhere = read(None, &Control::default(), &|_| {});
+    assert!(matches!(nowhere, Err(NotRead::Doubt(Doubt::Moved))), "{nowhere:?}");
+    let (control, last) = (Control::default(), RefCell::new(BEFORE));
+    let stopped = read(Some(&room), &control, &|now| {
+        last.replace(now);
+        if now == MIDWAY {
+            control.stop(15);
+        }
+    });
+    assert!(matches!(stopped, Err(NotRead::Failed(_))), "{stopped:?}");
+    assert_eq!(last.into_inner(), MIDWAY);
+}
+
+/// Content that is known already is hashed, between the same looks, and nothing is written.
+#[test]
+fn a_large_one_that_is_as_it_was_is_not_compressed() {
+    let (place, room, _temp) = large(THREE_MIB);
+    let read = |known, at: &dyn Fn(Moment)| place.read_into(Some(&room), known, &Control::default(), at);
+    let Content::Large(first) = read(None, &|_| {}).unwrap().content else { panic!() };
+    room.empty().unwrap();
+    let known = Some(first.content_hash);
+    let Content::Large(again) = read(known, &|_| {}).unwrap().content else { panic!() };
+    assert_eq!((again.content_hash, again.frame), (first.content_hash, None));
+    assert!(!room.path().exists());
+    // Another content than the known one: compressed after all.
+    let Content::Large(other) = read(Some(ContentHash([7; 16])), &|_| {}).unwrap().content else { panic!() };
+    assert_eq!((other.content_hash, other.frame), (first.content_hash, first.frame));
+    // Known, but somebody came in between: no word of it is believed.
+    let actor = RefCell::new(Actor::on(&place.main()));
+    let moved = read(known, &|now| {
+        if now == Moment::Complete {
+            actor.borrow_mut().act("sql UPDATE t SET x=randomblob(3 << 20)");
+        }
+    });
+    assert!(matches!(moved, Err(NotRead::Doubt(Doubt::Moved))), "{moved:?}");
+}
+
+/// The same looks guard a large one: whoever acts while it is compressed is noticed.
+#[test]
+fn a_large_one_that_is_written_meanwhile_is_no_rest() {
+    let other = "sql UPDATE t SET x=randomblob(3 << 20)";
+    let landed: &[(Moment, &str)] =
+        &[(BEFORE, "dirty"), (BEFORE, "lock"), (MIDWAY, "land 7"), (Moment::Complete, "unlock")];
+    let in_the_middle: &[(Moment, &str)] = &[(BEFORE, "dirty"), (Moment::Stamped, "lock"), (MIDWAY, "land 7")];
+    for (steps, doubt) in [(landed, Doubt::Locked), (in_the_middle, Doubt::Locked), (&[(MIDWAY, other)], Doubt::Moved)]
+    {
+        assert_eq!(large(THREE_MIB).0.doubt(steps), Some(doubt), "{steps:?}");
+    }
+}
+
+/// One that is written need not be read to its end: after 64 MiB its stamps are looked at.
+#[test]
+fn a_very_large_one_that_is_written_is_given_up_on_the_way() {
+    const MANY_MIB: &str = "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(70 << 20))";
+    let (place, room, _temp) = large(MANY_MIB);
+    let (actor, last) = (RefCell::new(Actor::on(&place.main())), RefCell::new(BEFORE));
+    let moved = place.read_into(Some(&room), None, &Control::default(), |now| {
+        last.replace(now);
+        if now == MIDWAY {
+            actor.borrow_mut().act("sql INSERT INTO t VALUES(1)");
+        }
+    });
+    assert!(matches!(moved, Err(NotRead::Doubt(Doubt::Moved))), "{moved:?}");
+    assert_eq!(last.into_inner(), Moment::Got(64 << 20));
 }
 
 /// What SQLite's own reader would make of it: the same content hash, whatever the format.
@@ -293,22 +382,33 @@ fn both_ways_of_reading_agree() {
                 );
                 let place = Place::new(&sql);
                 let direct = place.read(|_| {}).unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-                let how = super::super::sqlite::How {
+                let how = |memory_max, by_page| super::super::sqlite::How {
                     busy_timeout: std::time::Duration::ZERO,
-                    memory_max: 8 << 20,
+                    memory_max,
                     temp: &space,
                     control: &control,
+                    stat: &direct.stat,
+                    known: None,
+                    by_page,
                     wal_mode: mode == "wal",
                 };
-                let through = super::super::sqlite::copy(&place.main(), None, &how).unwrap();
+                let through = super::super::sqlite::copy(&place.main(), None, &how(8 << 20, true)).unwrap();
                 let header = direct.header;
                 let hash = |bytes: &[u8]| {
                     let mut hasher = crate::content::ContentHasher::new(header.page_size, header.page_count);
                     hasher.update(bytes);
-                    hasher.finish(0, 0, 0).unwrap()
+                    hasher.finish(direct.stat.uid, direct.stat.gid, direct.stat.mode).unwrap()
                 };
                 let super::super::Image::Memory(image) = &through.image else { panic!("it fits into memory") };
-                assert_eq!(hash(&direct.bytes.unwrap()), hash(image), "{sql}");
+                assert_eq!(hash(bytes(&direct)), hash(image), "{sql}");
+                // As a large one, by page and by a raw copy; and without room yet, as one that has grown.
+                for by_page in [true, false] {
+                    let large = super::super::sqlite::copy(&place.main(), None, &how(0, by_page)).unwrap();
+                    assert_eq!(large.content_hash, Some(hash(image)), "{sql}");
+                    let told = (large.schema_version, large.sqlite_version, large.page_size, large.page_count);
+                    let same = (through.schema_version, through.sqlite_version, through.page_size, through.page_count);
+                    assert_eq!(told, same, "{sql}");
+                }
                 assert_eq!(Some(header.schema_cookie), through.schema_version);
                 assert_eq!((header.page_size, header.page_count), (through.page_size, through.page_count));
             }
