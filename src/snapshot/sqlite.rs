@@ -382,9 +382,9 @@ mod tests {
             assert_eq!(rows(image(&before), dir.path()), 3, "by page: {by_page}");
             let after = copy_from(&source, &main, None, &how).unwrap();
             assert_eq!(rows(image(&after), dir.path()), 1, "by page: {by_page}");
-            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| is_copy(e)).count(), 2, "{by_page}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(is_copy).count(), 2, "{by_page}");
             drop((before, after));
-            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| is_copy(e)).count(), 0, "{by_page}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(is_copy).count(), 0, "{by_page}");
         }
     }
 
@@ -431,7 +431,7 @@ mod tests {
         for by_page in [true, false] {
             let stopped = copy(&main, None, &how(&temp, &control, &stat, by_page, None)).unwrap_err();
             assert_eq!(stopped.reason, Reason::CopyFailed, "{stopped}");
-            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(|e| is_copy(e)).count(), 0, "{by_page}");
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().filter(is_copy).count(), 0, "{by_page}");
         }
     }
 
