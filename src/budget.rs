@@ -65,7 +65,7 @@ impl Permit {
 }
 
 /// Parks this thread until `future` is ready. It must not need a runtime.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -19,7 +19,7 @@ use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::content::ContentHash;
 use crate::detect::{Pace, Why};
 use crate::engine::Engine;
-use crate::error::{Failure, Reason};
+use crate::error::{Failure, Reason, Result};
 use crate::fs::shown;
 use crate::gone::Burials;
 use crate::header::JournalMode;
@@ -30,7 +30,7 @@ use crate::report::{CycleReport, Failures, Phases, Unprotected};
 use crate::scan::ScanReport;
 use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
-use crate::state::{Change, Flags, Row, id_of};
+use crate::state::{Change, Flags, Row, Rows, id_of};
 use crate::timestamp::{Timestamp, next_timestamp};
 use crate::upload::{Body, Job, Outcome};
 use crate::watch::{Candidate, Pass, WAVE_MAX, Wave};
@@ -339,10 +339,14 @@ impl Cycle {
         let cycle = Arc::clone(self);
         let ended = move |job, outcome| Arc::clone(&cycle).ended(job, outcome);
         let uploading = engine.runtime.spawn(Arc::clone(&engine.uploader).run(inbox, ended));
+        let rows = Rows::new(&engine.watch.db, candidates.iter().map(|candidate| candidate.id));
         engine.watch.pool.install(|| {
-            candidates.into_par_iter().for_each_with(jobs, |jobs, candidate| {
+            candidates.into_par_iter().enumerate().for_each_with(jobs, |jobs, (n, candidate)| {
+                if self.stops() {
+                    return self.leave(&candidate);
+                }
                 // A defect that one database brings to light must not stop the others.
-                let protect = std::panic::AssertUnwindSafe(|| self.protect(&candidate, jobs));
+                let protect = std::panic::AssertUnwindSafe(|| self.protect(&candidate, rows.take(n), jobs));
                 if std::panic::catch_unwind(protect).is_err() {
                     let failure =
                         Failure::new(Reason::CopyFailed, "a defect of litesnap came to light; please report it");
@@ -354,11 +358,8 @@ impl Cycle {
     }
 
     /// Brings one database from "changed" to a job for the uploads, a recorded "same as before", or a failure.
-    fn protect(&self, candidate: &Candidate, jobs: &mpsc::Sender<Job>) {
-        if self.stops() {
-            return self.leave(candidate);
-        }
-        let row = match self.engine.watch.db.row(candidate.id) {
+    fn protect(self: &Arc<Self>, candidate: &Candidate, row: Result<Option<Row>>, jobs: &mpsc::Sender<Job>) {
+        let row = match row {
             Ok(row) => row.filter(|row| row.path == *candidate.path),
             Err(e) => {
                 let failure = Failure::new(Reason::CopyFailed, chain(&e));
@@ -380,9 +381,21 @@ impl Cycle {
             return self.record_same(candidate, Change::Same { id: candidate.id, stamps, stamped_at, stored_s });
         }
         match self.job(candidate, row.as_ref(), snapshot) {
-            Ok(job) => jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone"),
+            Ok(job) => self.hand_over(job, jobs),
             Err(failure) => self.failed_to_read(candidate, row.as_ref(), failure),
         }
+    }
+
+    /// Stores `job` on this thread where that is the shorter way, else leaves it to the uploads.
+    fn hand_over(self: &Arc<Self>, mut job: Job, jobs: &mpsc::Sender<Job>) {
+        let engine = &self.engine;
+        if !engine.uploader.takes_here(&job) {
+            return jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone");
+        }
+        engine.runtime.block_on(async {
+            let outcome = engine.uploader.put_here(&mut job).await;
+            Arc::clone(self).ended(job, outcome).await;
+        });
     }
 
     fn take(&self, candidate: &Candidate, row: Option<&Row>) -> Result<Snapshot, Failure> {

@@ -1,7 +1,9 @@
 //! Writing down what was confirmed: durable in the store first, then in `state.db`, then in memory.
 //!
-//! One thread, one batch a second or per 10,000 facts. A crash loses at most the last batch, and then those databases
+//! One thread, one batch a second or per 10,000 facts (`inbox`). A crash loses at most the last batch, and then those databases
 //! count as changed. If a batch cannot be recorded, none of it is counted as stored.
+
+mod inbox;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -9,13 +11,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{Clock, Nanos, SECOND};
 use crate::detect::{Fingerprint, is_racy};
 use crate::error::{Error, Result};
 use crate::state::{Change, Flags, Slot, StateDb, Table, place_of};
 use crate::store::Store;
+use inbox::{Giver, Taker, inbox};
 
 /// A batch is written at the latest this long after its first fact.
 const BATCH_TIME: Duration = Duration::from_secs(1);
@@ -89,20 +91,15 @@ pub struct Fact {
     pub tally: Arc<Tally>,
 }
 
-enum Message {
-    Fact(Box<Fact>),
-    Flush(oneshot::Sender<()>),
-}
-
-/// The handle to the recording thread; the thread ends, all recorded, when this is dropped.
+/// The handle to the recording thread; the thread ends, all recorded, when this and all ways to it are dropped.
 #[derive(Debug)]
 pub struct Recorder {
-    facts: Option<mpsc::Sender<Message>>,
+    facts: Option<FactSender>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Recorder {
-    /// Starts the thread. `slack` is how long a stamp stays racy; `runtime` times the batches.
+    /// Starts the thread. `slack` is how long a stamp stays racy.
     ///
     /// # Errors
     /// [`Error::Io`] if the system gives no thread.
@@ -112,33 +109,29 @@ impl Recorder {
         table: Arc<Table>,
         slack: Nanos,
         doubt: Arc<Doubt>,
-        runtime: tokio::runtime::Handle,
     ) -> Result<Self> {
-        let (facts, inbox) = mpsc::channel(BATCH_LEN);
-        let worker = Worker { store, db, table, slack, doubt, batch: Vec::new() };
+        let (giver, taker) = inbox(BATCH_LEN, BATCH_TIME);
+        let worker = Worker { store, db, table, slack, doubt };
         let thread = std::thread::Builder::new()
             .name("record".into())
-            .spawn(move || worker.run(inbox, &runtime))
+            .spawn(move || worker.run(&taker))
             .map_err(|source| Error::Io { attempt: "start the thread that records", path: "".into(), source })?;
-        Ok(Self { facts: Some(facts), thread: Some(thread) })
+        Ok(Self { facts: Some(FactSender(Arc::new(giver))), thread: Some(thread) })
     }
 
-    fn facts(&self) -> &mpsc::Sender<Message> {
+    fn facts(&self) -> &FactSender {
         self.facts.as_ref().expect("taken only when dropped")
     }
 
     /// A way to hand over facts. The thread does not end before all of these are dropped.
     #[must_use]
     pub fn sender(&self) -> FactSender {
-        FactSender(self.facts().clone())
+        self.facts().clone()
     }
 
     /// Returns when everything handed over so far is recorded, or has failed to be.
     pub fn flush(&self) {
-        let (done, flushed) = oneshot::channel();
-        if self.facts().blocking_send(Message::Flush(done)).is_ok() {
-            flushed.blocking_recv().ok();
-        }
+        self.facts().0.flush().blocking_recv().ok();
     }
 }
 
@@ -153,17 +146,17 @@ impl Drop for Recorder {
 
 /// Hands facts over.
 #[derive(Debug, Clone)]
-pub struct FactSender(mpsc::Sender<Message>);
+pub struct FactSender(Arc<Giver<Box<Fact>>>);
 
 impl FactSender {
     /// Hands over a fact; waits while a whole batch is ahead of it.
     pub async fn record(&self, fact: Fact) {
-        self.0.send(Message::Fact(Box::new(fact))).await.ok();
+        self.0.give(Box::new(fact)).await;
     }
 
     /// The same, blocking its thread: not for asynchronous code.
     pub fn record_blocking(&self, fact: Fact) {
-        self.0.blocking_send(Message::Fact(Box::new(fact))).ok();
+        self.0.give_blocking(Box::new(fact));
     }
 }
 
@@ -173,52 +166,32 @@ struct Worker {
     table: Arc<Table>,
     slack: Nanos,
     doubt: Arc<Doubt>,
-    batch: Vec<Fact>,
 }
 
 impl Worker {
-    fn run(mut self, mut inbox: mpsc::Receiver<Message>, runtime: &tokio::runtime::Handle) {
-        let mut due: Option<tokio::time::Instant> = None;
+    fn run(self, inbox: &Taker<Box<Fact>>) {
         loop {
-            let message = match due {
-                Some(due) => runtime.block_on(async { tokio::time::timeout_at(due, inbox.recv()).await }),
-                None => Ok(inbox.blocking_recv()),
-            };
-            match message {
-                Ok(Some(Message::Fact(fact))) => {
-                    self.batch.push(*fact);
-                    due = due.or_else(|| Some(tokio::time::Instant::now() + BATCH_TIME));
-                    if self.batch.len() < BATCH_LEN {
-                        continue;
-                    }
-                    self.write();
-                }
-                Ok(Some(Message::Flush(done))) => {
-                    self.write();
-                    done.send(()).ok();
-                }
-                Ok(None) => {
-                    self.write();
-                    return;
-                }
-                Err(_) => self.write(),
+            let batch = inbox.take();
+            if !batch.things.is_empty() {
+                self.write(&batch.things);
             }
-            due = None;
+            for flush in batch.flushes {
+                flush.send(()).ok();
+            }
+            if batch.is_last {
+                return;
+            }
         }
     }
 
-    fn write(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() {
-            return;
-        }
-        match self.record(&batch) {
-            Ok(()) => batch.iter().for_each(count),
+    fn write(&self, batch: &[Box<Fact>]) {
+        match self.record(batch) {
+            Ok(()) => batch.iter().for_each(|fact| count(fact)),
             Err(why) => {
                 // The store may hold what the state does not know of.
                 self.doubt.raise();
                 log::debug!("what was stored could not be recorded and will be stored again: {why}");
-                for fact in &batch {
+                for fact in batch {
                     if let Change::Waiting { id, .. } | Change::Failed { id, .. } = &fact.change {
                         self.table.backlog.not_noted(*id);
                     }
@@ -230,7 +203,7 @@ impl Worker {
     }
 
     /// The order is the promise: the store's disk, then state.db, then memory.
-    fn record(&self, batch: &[Fact]) -> std::result::Result<(), String> {
+    fn record(&self, batch: &[Box<Fact>]) -> std::result::Result<(), String> {
         if batch.iter().any(|f| f.change.is_of_an_object()) {
             self.store.sync().map_err(|e| format!("cannot sync {}: {e}", self.store.name))?;
         }

@@ -36,7 +36,6 @@ pub const REPEAT: Duration = Duration::from_secs(30);
 /// Backs up what its [`Config`] names. Holds the state's lock as long as it lives.
 #[derive(Debug)]
 pub struct Replicator {
-    // Before the engine: the recording thread uses the engine's runtime until it ends.
     recorder: Recorder,
     engine: Arc<Engine>,
     observer: Arc<dyn Observer>,
@@ -120,7 +119,6 @@ impl Replicator {
             Arc::clone(&table),
             slack(&config),
             Arc::clone(&doubt),
-            runtime.handle().clone(),
         )?;
         let warned_unmatched = vec![false; config.patterns.len()];
         let watch = Watch::new(config, own, table, db, clock, control, pool);

@@ -209,7 +209,7 @@ impl Uploader {
             return Outcome::Untried;
         }
         let bytes = u64::try_from(object.len()).unwrap_or(u64::MAX);
-        let outcome = match self.in_time(bytes, self.put_once(path, object.into())).await {
+        let outcome = match self.in_time(bytes, self.put_once(path, object.into(), &self.store.create())).await {
             Ok(Put::Done | Put::Exists) => Outcome::Stored(bytes),
             Err(Stopped::Failed(failure)) => Outcome::Failed(failure),
             Err(Stopped::Interrupted) => Outcome::Untried,
@@ -231,7 +231,7 @@ impl Uploader {
             let (uploader, ended) = (Arc::clone(&self), ended.clone());
             under_way.spawn(async move {
                 let mut job = job;
-                let outcome = uploader.one(&mut job, slot).await;
+                let outcome = uploader.one(&mut job, slot, &uploader.store.create()).await;
                 uploader.snapshots.note(&outcome);
                 ended(job, outcome).await;
             });
@@ -239,13 +239,28 @@ impl Uploader {
         while under_way.join_next().await.is_some() {}
     }
 
-    async fn one(&self, job: &mut Job, slot: Slot) -> Outcome {
+    /// Whether `job` had better be [put here](Self::put_here): it is in memory, and the store waits for no answer.
+    #[must_use]
+    pub fn takes_here(&self, job: &Job) -> bool {
+        matches!(job.body, Body::Frame(_)) && self.store.puts_at_once()
+    }
+
+    /// Uploads `job` on the thread that polls this, which may be blocked meanwhile: handing a few system calls to another thread
+    /// would cost as much as they do.
+    pub async fn put_here(&self, job: &mut Job) -> Outcome {
+        let slot = self.slot().await;
+        let outcome = self.one(job, slot, &self.store.create_here()).await;
+        self.snapshots.note(&outcome);
+        outcome
+    }
+
+    async fn one(&self, job: &mut Job, slot: Slot, options: &PutOptions) -> Outcome {
         if self.control.is_stopped() || self.is_down() {
             return Outcome::Untried;
         }
         let body = std::mem::replace(&mut job.body, Body::Frame(Bytes::new()));
         let ended = match body {
-            Body::Frame(frame) => self.put_frame(job, frame).await,
+            Body::Frame(frame) => self.put_frame(job, frame, options).await,
             Body::Copy(copy) => self.put_copy(job, copy, slot).await,
         };
         match ended {
@@ -265,13 +280,13 @@ impl Uploader {
     }
 
     /// Puts an object that is in memory as a whole.
-    async fn put_frame(&self, job: &mut Job, frame: Bytes) -> Result<u64, Stopped> {
+    async fn put_frame(&self, job: &mut Job, frame: Bytes, options: &PutOptions) -> Result<u64, Stopped> {
         for _ in 0..KEYS_MAX {
             let path = self.name(job)?;
             let mut tail = Vec::with_capacity(1024);
             job.description.append_to(&mut tail);
             let object: PutPayload = [frame.clone(), Bytes::from(tail)].into_iter().collect();
-            if let Some(bytes) = self.put_whole(&path, object).await? {
+            if let Some(bytes) = self.put_whole(&path, object, options).await? {
                 return Ok(bytes);
             }
             next_key(job)?;
@@ -288,10 +303,15 @@ impl Uploader {
     }
 
     /// One create-only put within its time; the object's size, or `None` if the key is taken by something else.
-    async fn put_whole(&self, path: &object_store::path::Path, object: PutPayload) -> Result<Option<u64>, Stopped> {
+    async fn put_whole(
+        &self,
+        path: &object_store::path::Path,
+        object: PutPayload,
+        options: &PutOptions,
+    ) -> Result<Option<u64>, Stopped> {
         let bytes = u64::try_from(object.content_length()).unwrap_or(u64::MAX);
         let put = async {
-            match self.put_once(path, object.clone()).await? {
+            match self.put_once(path, object.clone(), options).await? {
                 Put::Done => Ok(true),
                 // An answer that was lost and a retry look like this: the object may be our own.
                 Put::Exists => Ok(self.holds(path, &object).await),
@@ -336,11 +356,16 @@ impl Uploader {
     }
 
     /// One create-only put.
-    async fn put_once(&self, path: &object_store::path::Path, object: PutPayload) -> Result<Put, Stopped> {
+    async fn put_once(
+        &self,
+        path: &object_store::path::Path,
+        object: PutPayload,
+        options: &PutOptions,
+    ) -> Result<Put, Stopped> {
         let create = self.creates.load(Ordering::Relaxed);
         let mode = if create { PutMode::Create } else { PutMode::Overwrite };
-        let options = PutOptions { mode, ..self.store.create() };
-        match self.store.inner.put_opts(path, object.clone(), options).await {
+        let with_mode = PutOptions { mode, ..options.clone() };
+        match self.store.inner.put_opts(path, object.clone(), with_mode).await {
             Ok(_) => Ok(Put::Done),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) if create => {
                 Ok(Put::Exists)
@@ -351,7 +376,7 @@ impl Uploader {
                     let (name, detail) = (&self.store.name, classify(&e).detail);
                     log::warn!("{name} does not do create-only puts ({detail}); keys are unique without them");
                 }
-                Box::pin(self.put_once(path, object)).await
+                Box::pin(self.put_once(path, object, options)).await
             }
             Err(e) => Err(classify(&e).into()),
         }

@@ -9,15 +9,23 @@
     reason = "a program that measures"
 )]
 
+mod live;
 mod lz4;
+mod put;
+mod read;
 mod scan;
+mod serve;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+
+const USAGE: &str =
+    "usage: floor scan ROOT THREADS | lz4 FILE OUT | read LIST THREADS | backup LIST THREADS | live LIST
+       | put ENDPOINT BUCKET PREFIX FOLDER|@LIST AT-ONCE | serve DELAY-MS [LOG]";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -36,7 +44,17 @@ fn main() -> Result<()> {
             let (raw_bytes, frame_bytes) = lz4::compress(Path::new(from), Path::new(to))?;
             json!({"seconds": began.elapsed().as_secs_f64(), "raw_bytes": raw_bytes, "frame_bytes": frame_bytes})
         }
-        _ => bail!("usage: floor scan ROOT THREADS | lz4 FILE OUT"),
+        ["put", endpoint, bucket, prefix, source, at_once] => {
+            put::put(endpoint, bucket, prefix, source, at_once.parse().context("AT-ONCE")?)?
+        }
+        ["read", list, threads] => read::read(list, threads.parse().context("THREADS")?, read::plain)?,
+        ["backup", list, threads] => read::read(list, threads.parse().context("THREADS")?, read::backup)?,
+        ["live", list] => return live::live(list),
+        ["serve", delay_ms, ref log @ ..] if log.len() < 2 => {
+            let delay = Duration::from_millis(delay_ms.parse().context("DELAY-MS")?);
+            return serve::serve(delay, log.first().copied());
+        }
+        _ => bail!("{USAGE}"),
     };
     println!("{answer}");
     Ok(())

@@ -432,21 +432,39 @@ impl StateDb {
     /// # Errors
     /// [`Error::State`] when the file cannot be read.
     pub fn row(&self, id: u64) -> Result<Option<Row>> {
+        self.reading(|conn| row_from(conn, id))
+    }
+
+    /// The rows of `ids`, in their order, as of one moment.
+    ///
+    /// # Errors
+    /// [`Error::State`] when the file cannot be read.
+    pub(super) fn rows(&self, ids: &[u64]) -> Result<Vec<Option<Box<Row>>>> {
+        self.reading(|conn| {
+            let tx = conn.unchecked_transaction()?;
+            let rows = ids.iter().map(|id| Ok(row_from(&tx, *id)?.map(Box::new))).collect::<rusqlite::Result<_>>()?;
+            tx.commit()?;
+            Ok(rows)
+        })
+    }
+
+    /// Reads with an idle connection, or one more. One that fails is not used again.
+    fn reading<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
         if !self.writes {
-            return row_from(&self.writer.lock(), id).map_err(|e| state_error(&self.path, "cannot read it", e));
+            return read(&self.writer.lock()).map_err(|e| state_error(&self.path, "cannot read it", e));
         }
         let pooled = self.readers.lock().pop();
-        let run = || -> rusqlite::Result<(Connection, Option<Row>)> {
+        let run = || -> rusqlite::Result<(Connection, T)> {
             let conn = match pooled {
                 Some(conn) => conn,
                 None => self.reader()?,
             };
-            let row = row_from(&conn, id)?;
-            Ok((conn, row))
+            let got = read(&conn)?;
+            Ok((conn, got))
         };
-        let (conn, row) = run().map_err(|e| state_error(&self.path, "cannot read it", e))?;
+        let (conn, got) = run().map_err(|e| state_error(&self.path, "cannot read it", e))?;
         self.readers.lock().push(conn);
-        Ok(row)
+        Ok(got)
     }
 
     fn reader(&self) -> rusqlite::Result<Connection> {

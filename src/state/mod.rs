@@ -9,6 +9,7 @@ mod db;
 mod lock;
 mod look;
 mod notes;
+mod rows;
 mod slot;
 
 pub use beside::{Believed, Beside, GoneFromHost};
@@ -18,6 +19,7 @@ pub use db::{Change, Identity, Opened, Row, StateDb};
 pub use lock::{Held, Holder, StateLock};
 pub use look::{Days, Failing, Known, Look, Spent, Stale, Waiting, states_in};
 pub use notes::{ACCEPT_GONE, day_of};
+pub(crate) use rows::Rows;
 pub use slot::{Flags, Seen, Slot, Table};
 
 use std::os::unix::ffi::OsStrExt;

@@ -1,8 +1,9 @@
 //! Folder and memory as stores: a thin layer over object_store's that counts operations and, for a folder, notices that
-//! it is no longer the folder we opened, keeps it private, lists it by a [`walk`] of our own, and does without hard links where
-//! there are none.
+//! it is no longer the folder we opened, keeps it private, makes objects that are not synced one by one in a shorter way
+//! ([`unnamed`](super::unnamed)), lists it by a [`walk`] of our own, and does without hard links where there are none.
 //!
-//! A crash leaves at most a file `KEY#1` beside the key that was being written. Listings do not show it.
+//! A crash leaves at most a file `KEY#1` beside the key that was being written, where the shorter way is not possible. Listings do
+//! not show it.
 
 use std::fmt;
 use std::io;
@@ -16,12 +17,17 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    CopyOptions, Error, Extensions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
 };
 
 use super::requests::{Answer, Requests, Verb};
+use super::unnamed::Unnamed;
 use super::walk;
+
+/// Extension of [`PutOptions`]: the calling thread may be blocked by a put.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Here;
 
 /// The folder is gone, or another one lies under its name, as after an unmount.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +46,7 @@ pub(super) struct Folder {
     fsync: bool,
     /// Held open: `syncfs` tells of the writes that failed since its descriptor was opened, and of no others.
     dir: Arc<std::fs::File>,
+    unnamed: Arc<Unnamed>,
     passed_over: Arc<AtomicU64>,
 }
 
@@ -54,6 +61,7 @@ impl Folder {
             inode: meta.ino(),
             fsync,
             dir,
+            unnamed: Arc::default(),
             passed_over: Arc::default(),
         })
     }
@@ -88,6 +96,27 @@ impl Folder {
         // What was put may lie in another folder by now: syncing this one would say nothing about it.
         self.check().map_err(io::Error::other)?;
         Ok(nix::unistd::syncfs(&self.dir)?)
+    }
+
+    /// Whether a put only changes what the system holds in memory.
+    pub(super) fn puts_at_once(&self) -> bool {
+        !self.fsync
+    }
+
+    /// Whether [`Folder::make`] is worth trying.
+    fn may_make(&self) -> bool {
+        self.puts_at_once() && self.unnamed.is_possible()
+    }
+
+    /// Makes the object `key` where there is none. False if it is to be made another way.
+    fn make(&self, key: &Path, payload: &PutPayload) -> Result<bool> {
+        self.check()?;
+        let parts: Vec<&[u8]> = payload.iter().map(|part| &part[..]).collect();
+        let made = self.unnamed.make(&self.root.join(key.as_ref()), &parts);
+        made.map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Error::AlreadyExists { path: key.to_string(), source: Box::new(e) },
+            _ => Error::Generic { store: "folder", source: Box::new(e) },
+        })
     }
 
     /// Makes the directories that `key` needs, for the owner alone; object_store would leave that to the umask.
@@ -132,6 +161,9 @@ impl Local {
     }
 
     async fn put(&self, key: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if options.mode == PutMode::Create && self.make(key, &payload, &options).await? {
+            return Ok(PutResult { e_tag: None, version: None, extensions: Extensions::default() });
+        }
         self.prepare(key).await?;
         if options.mode != PutMode::Create || self.folder.is_none() {
             return self.inner.put_opts(key, payload, options).await;
@@ -143,6 +175,16 @@ impl Local {
             }
         }
         self.put_without_links(key, payload, options).await
+    }
+
+    /// [`Folder::make`], on this thread where that was asked for.
+    async fn make(&self, key: &Path, payload: &PutPayload, options: &PutOptions) -> Result<bool> {
+        let Some(folder) = self.folder.as_ref().filter(|folder| folder.may_make()) else { return Ok(false) };
+        if options.extensions.get::<Here>().is_some() {
+            return folder.make(key, payload);
+        }
+        let (folder, key, payload) = (folder.clone(), key.clone(), payload.clone());
+        tokio::task::spawn_blocking(move || folder.make(&key, &payload)).await?
     }
 
     /// On FAT and some network file systems: look, then rename into place. Two writers of one key could pass the look

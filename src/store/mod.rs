@@ -17,6 +17,7 @@ mod remote;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 mod walk;
 
 use std::fmt;
@@ -326,6 +327,23 @@ impl Store {
     #[must_use]
     pub fn create(&self) -> PutOptions {
         PutOptions { mode: PutMode::Create, attributes: self.put_attributes.clone(), ..PutOptions::default() }
+    }
+
+    /// Whether a put is a few system calls that wait for no answer: a folder of this machine, not synced for each object.
+    #[must_use]
+    pub fn puts_at_once(&self) -> bool {
+        self.folder.as_ref().is_some_and(local::Folder::puts_at_once)
+    }
+
+    /// [`Store::create`] for a thread that may be blocked: where a store [puts at once](Self::puts_at_once), it does so on that
+    /// thread instead of handing it to another.
+    #[must_use]
+    pub fn create_here(&self) -> PutOptions {
+        let mut options = self.create();
+        if self.puts_at_once() {
+            options.extensions.insert(local::Here);
+        }
+        options
     }
 
     /// Makes every put that has returned durable: `syncfs` on a folder; over the network they are already.

@@ -50,7 +50,7 @@ impl Uploader {
             }
             // It compressed into one part: an ordinary put, create-only like all others.
             let Part { bytes, permit: _held } = first;
-            if let Some(bytes) = self.put_whole(&path, in_pieces(&bytes)).await? {
+            if let Some(bytes) = self.put_whole(&path, in_pieces(&bytes), &self.store.create()).await? {
                 return Ok(bytes);
             }
             next_key(job)?;
