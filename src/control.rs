@@ -43,7 +43,10 @@ impl Control {
     /// not hang is told by this.
     pub fn gets_on(&self) {
         let now_ms = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.progress_ms.store(now_ms, Ordering::Relaxed);
+        // All threads look at it: it is not taken away from them for nothing.
+        if self.progress_ms.load(Ordering::Relaxed) != now_ms {
+            self.progress_ms.store(now_ms, Ordering::Relaxed);
+        }
     }
 
     /// The store took a part or an object: whatever was wrong with it, it is no longer.

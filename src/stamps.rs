@@ -93,6 +93,12 @@ impl FileStat {
     pub fn is_file(&self) -> bool {
         self.mode & 0o170_000 == 0o100_000
     }
+
+    /// Whether this is a symlink.
+    #[must_use]
+    pub fn is_symlink(&self) -> bool {
+        self.mode & 0o170_000 == 0o120_000
+    }
 }
 
 impl From<&std::fs::Metadata> for FileStat {

@@ -17,9 +17,9 @@ use crate::detect::{Action, Fingerprint, Pace, RACY_SLACK, Verdict, Why, detect,
 use crate::error::{Failure, Reason};
 use crate::fs::{peculiar_file_system, shown};
 use crate::layout::TEMPLATE_DEFAULT;
-use crate::scan::{Found, OwnFiles, ScanReport, Scanner};
-use crate::stamps::Stamps;
-use crate::state::{Flags, Slot, StateDb, Table, id_of, place_of};
+use crate::scan::{Batch, Found, OwnFiles, ScanReport, Scanner, Visitor};
+use crate::stamps::{FileStat, Stamps};
+use crate::state::{Flags, Seen, Slot, StateDb, Table, id_of, place_of};
 
 /// Changed databases taken up by one scan; about 300 bytes each while they wait.
 pub const WAVE_MAX: usize = 32_768;
@@ -172,11 +172,7 @@ impl Watch {
             matched: self.config.patterns.iter().map(|_| AtomicBool::new(false)).collect(),
         };
         let scanner = Scanner::new(&self.config.patterns, &self.config.excludes, &self.own);
-        let visit = |found: Found<'_>| {
-            self.control.gets_on();
-            scan.visit(&found);
-        };
-        let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &visit));
+        let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &scan));
         scan.settle_links();
         let mut wave = scan.settle_places();
         wave.report = report;
@@ -215,10 +211,21 @@ pub fn slack(config: &Config) -> Nanos {
 #[derive(Debug)]
 struct Linked {
     path: PathBuf,
-    file: (u64, u64),
-    names: u64,
+    stat: FileStat,
     stamps: Stamps,
+    stamped_at: Nanos,
     pattern: usize,
+}
+
+impl Linked {
+    fn new(found: &Found<'_>) -> Self {
+        let Found { path, stamps, stamped_at, stat, pattern, .. } = *found;
+        Self { path: path.to_path_buf(), stat: *stat, stamps: *stamps, stamped_at, pattern }
+    }
+
+    fn file(&self) -> (u64, u64) {
+        (self.stat.dev, self.stat.ino)
+    }
 }
 
 /// A database as one scan met it.
@@ -264,41 +271,50 @@ struct Judging<'a> {
     matched: Vec<AtomicBool>,
 }
 
-impl Judging<'_> {
-    fn visit(&self, found: &Found<'_>) {
-        if found.stat.nlink > 1 {
-            // Which name stands for the file must not depend on which thread came first.
-            self.linked.lock().push(Linked {
-                path: found.path.to_path_buf(),
-                file: (found.stat.dev, found.stat.ino),
-                names: found.stat.nlink,
-                stamps: found.stamps,
-                pattern: found.pattern,
-            });
-            return;
+impl Visitor for Judging<'_> {
+    fn found(&self, files: &Batch) {
+        let seed = self.watch.db.seed();
+        // Which name stands for a file with several must not depend on which thread came first.
+        let (linked, single) = files.iter().partition::<Vec<_>, _>(|found| found.stat.nlink > 1);
+        let ids: Vec<u64> = single.iter().map(|found| id_of(found.path, seed)).collect();
+        let seen = self.watch.table.see_all(&ids, self.scan_no);
+        for ((found, id), seen) in single.iter().zip(ids).zip(seen) {
+            self.judge(found, id, seen, None);
         }
-        self.judge(found.path, &found.stamps, found.pattern, None);
+        if !linked.is_empty() {
+            self.linked.lock().extend(linked.iter().map(Linked::new));
+        }
     }
 
+    fn now(&self) -> Nanos {
+        self.watch.clock.now()
+    }
+
+    fn gets_on(&self) {
+        self.watch.control.gets_on();
+    }
+}
+
+impl Judging<'_> {
     /// One file with several names is stored once, under the first of its names, and read under the one beside which
     /// its sidecars lie: what is committed is in them.
     fn settle_links(&self) {
         let mut linked = std::mem::take(&mut *self.linked.lock());
-        linked.sort_by(|a, b| (a.file, a.pattern, &a.path).cmp(&(b.file, b.pattern, &b.path)));
-        for names in linked.chunk_by(|a, b| a.file == b.file) {
+        linked.sort_by(|a, b| (a.file(), a.pattern, &a.path).cmp(&(b.file(), b.pattern, &b.path)));
+        for names in linked.chunk_by(|a, b| a.file() == b.file()) {
             let first = &names[0];
             names.iter().for_each(|name| self.matched[name.pattern].store(true, Ordering::Relaxed));
             let mut lively = names.iter().filter(|n| n.stamps.wal.is_some() || n.stamps.journal.is_some());
             match (lively.next(), lively.next()) {
                 (Some(one), Some(other)) if one.path != other.path => self.refuse_linked(first, one, other),
-                (Some(one), _) => self.judge(&first.path, &one.stamps, first.pattern, Some(&one.path)),
-                (None, _) => self.judge(&first.path, &first.stamps, first.pattern, None),
+                (Some(one), _) => self.judge_linked(first, one, Some(&one.path)),
+                (None, _) => self.judge_linked(first, first, None),
             }
             if self.watch.first_time(id_of(&first.path, self.watch.db.seed())) {
                 log::warn!(
                     "db={} is one file with {} names; a -wal or -journal beside a name outside the patterns is not seen",
                     shown(&first.path),
-                    first.names
+                    first.stat.nlink
                 );
             }
         }
@@ -316,10 +332,18 @@ impl Judging<'_> {
         self.fail(&first.path, Failure::new(Reason::Linked, what));
     }
 
-    fn judge(&self, path: &Path, stamps: &Stamps, pattern: usize, read_path: Option<&Path>) {
+    /// Judges a file under the first of its names, by the stamps that it has under `one`.
+    fn judge_linked(&self, first: &Linked, one: &Linked, read_path: Option<&Path>) {
+        let id = id_of(&first.path, self.watch.db.seed());
+        let Linked { stat, stamps, stamped_at, .. } = one;
+        let (path, stamped_at, pattern) = (&*first.path, *stamped_at, first.pattern);
+        let found = Found { path, stamps, stamped_at, stat, pattern, symlink: false };
+        self.judge(&found, id, self.watch.table.see(id, self.scan_no), read_path);
+    }
+
+    fn judge(&self, found: &Found<'_>, id: u64, seen: Seen, read_path: Option<&Path>) {
         let watch = self.watch;
-        let id = id_of(path, watch.db.seed());
-        let seen = watch.table.see(id, self.scan_no);
+        let Found { path, stamps, pattern, .. } = *found;
         if !self.matched[pattern].load(Ordering::Relaxed) {
             self.matched[pattern].store(true, Ordering::Relaxed);
         }
@@ -337,7 +361,7 @@ impl Judging<'_> {
         if seen.slot.flags.has(Flags::TAKEN) {
             return;
         }
-        let taken_at = self.taken_at(stamps);
+        let taken_at = self.taken_at(stamps, found.stamped_at);
         if is_clock_suspect(stamps, taken_at, watch.slack) && watch.first_time(id) {
             log::warn!("db={} has a time in the future: its clock or ours is wrong", shown(path));
         }
@@ -348,10 +372,19 @@ impl Judging<'_> {
         self.act(&seen.slot, verdict, sight);
     }
 
-    /// When `stamps` were taken: not before the scan began. A long scan meets files written since; asked only for
-    /// these, the clock costs nothing.
-    fn taken_at(&self, stamps: &Stamps) -> Nanos {
-        if stamps.times().any(|time| time > self.started) { self.watch.clock.now() } else { self.started }
+    /// When `stamps` were taken: not before the scan began, and not before `looked_at`. A long scan meets files written since;
+    /// asked only for these, the clock costs nothing. When one was looked at that was written after `looked_at` is not known:
+    /// it counts as written just then.
+    fn taken_at(&self, stamps: &Stamps, looked_at: Nanos) -> Nanos {
+        if stamps.times().all(|time| time <= self.started) {
+            return self.started;
+        }
+        if stamps.times().all(|time| time <= looked_at) {
+            return looked_at;
+        }
+        // One in the future says nothing about the others.
+        let now = self.watch.clock.now();
+        stamps.times().filter(|time| *time <= now).max().unwrap_or(now).max(looked_at.min(now))
     }
 
     fn act(&self, slot: &Slot, verdict: Verdict, sight: Sight<'_>) {

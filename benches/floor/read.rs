@@ -55,5 +55,7 @@ pub(crate) fn read(list: &str, threads: usize, way: Way) -> Result<Value> {
         workers.into_iter().try_for_each(|worker| worker.join().expect("no worker panics"))
     })?;
     let (bytes, stored) = (bytes.into_inner(), stored.into_inner());
-    Ok(json!({"seconds": began.elapsed().as_secs_f64(), "databases": paths.len(), "bytes": bytes, "compressed": stored}))
+    Ok(
+        json!({"seconds": began.elapsed().as_secs_f64(), "databases": paths.len(), "bytes": bytes, "compressed": stored}),
+    )
 }

@@ -92,7 +92,9 @@ impl Server {
         let query: Query = url::form_urlencoded::parse(query).into_owned().collect();
         let (verb, answer) = match (head.method.clone(), query.contains_key("uploadId")) {
             (Method::GET, _) if key.is_empty() => ("LIST", self.list(&query)),
-            (Method::GET | Method::HEAD, _) => (if head.method == Method::GET { "GET" } else { "HEAD" }, self.get(head, key)),
+            (Method::GET | Method::HEAD, _) => {
+                (if head.method == Method::GET { "GET" } else { "HEAD" }, self.get(head, key))
+            }
             (Method::PUT, true) => ("PUT", self.part(&query, body)),
             (Method::PUT, false) => ("PUT", self.put(head, key, body)),
             (Method::POST, _) => ("POST", self.multipart(key, &query)),
@@ -157,7 +159,8 @@ impl Server {
         let Some(id) = query.get("uploadId") else {
             let id = format!("{}-{}", key.len(), uploads.len());
             uploads.insert(id.clone(), BTreeMap::new());
-            let answer = format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
+            let answer =
+                format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
             return respond(200, answer);
         };
         let Some(parts) = uploads.remove(id) else { return error(404, "NoSuchUpload") };

@@ -1,9 +1,20 @@
+use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use nix::sys::stat::mkdirat;
+use nix::dir::Dir;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, mkdirat};
 
+use super::folder::{Lister, Names};
+use super::look::{Listed, Looker};
+use super::many::FILES_PER_CHUNK;
+use super::walk::Place;
 use super::*;
+
+mod parts;
 
 /// A folder tree to scan.
 struct Tree {
@@ -70,8 +81,8 @@ impl Scan {
 
 fn run(root: &Path, scanner: &Scanner<'_>) -> Scan {
     let seen = Mutex::new(Vec::new());
-    let report = scanner.run(&AtomicBool::new(false), &|found| {
-        seen.lock().push((found.pattern, found.path.to_path_buf(), found.symlink, found.stamps));
+    let report = scanner.run(&AtomicBool::new(false), &|found: Found<'_>| {
+        seen.lock().push((found.pattern, found.path.to_path_buf(), found.symlink, *found.stamps));
     });
     let mut seen = seen.into_inner();
     seen.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -356,57 +367,152 @@ fn what_vanishes_during_the_walk_was_not_there() {
     assert_eq!(report.files, 1);
 }
 
+/// More files than a visitor is told of at once: when it is told of the first, others are listed and not looked at.
+fn more_than_a_batch(tree: &Tree, folder: &str) -> usize {
+    let files = BATCH_MAX * 3;
+    (0..files).for_each(|n| tree.file(&format!("{folder}/{n}.db")));
+    files
+}
+
 #[test]
 fn a_listed_file_that_is_gone_when_looked_at_was_not_there() {
-    let tree = Tree::new(&["d/a.db", "d/a.db-wal", "d/b.db"]);
+    let tree = Tree::new(&[]);
+    let files = more_than_a_batch(&tree, "d");
     let (patterns, excludes, own) = (tree.patterns(&["d/*.db"]), Excludes::default(), OwnFiles::default());
-    let (totals, seen, stop) = (Totals::default(), Mutex::new(Vec::new()), AtomicBool::new(false));
-    let visit = |found: Found<'_>| seen.lock().push((found.path.to_path_buf(), found.stamps.wal));
-    let roots = [Some(tree.path("d"))];
-    let scanner = Scanner::new(&patterns, &excludes, &own);
-    let walk = Walk { scanner, index: 0, roots: &roots, stop: &stop, visit: &visit, totals: &totals };
-    let mut dir = Dir::open(&tree.path("d"), OFlag::O_DIRECTORY, Mode::empty()).expect("open");
-    let place = Place { path: tree.path("d"), real: None, link: false };
-    let listing = walk.read_entries(&mut dir, place, vec![0]);
-    fs::remove_file(tree.path("d/b.db")).expect("remove");
+    let gone = AtomicBool::new(false);
+    let visit = |_: Found<'_>| {
+        if !gone.swap(true, Ordering::Relaxed) {
+            fs::remove_dir_all(tree.path("d")).expect("remove");
+        }
+    };
+    let report = Scanner::new(&patterns, &excludes, &own).run(&AtomicBool::new(false), &visit);
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+    assert_eq!((report.files, report.stat_calls), (BATCH_MAX as u64, files as u64), "each was listed and asked for");
+}
+
+/// A walk for one pattern, for tests that take it apart.
+fn with_walk(tree: &Tree, pattern: &str, visitor: &dyn Visitor, work: impl FnOnce(&Walk<'_>)) -> ScanReport {
+    let (patterns, excludes, own) = (tree.patterns(&[pattern]), Excludes::default(), OwnFiles::default());
+    let (totals, stop) = (Totals::default(), AtomicBool::new(false));
+    let roots = [Some(patterns[0].root().to_path_buf())];
+    work(&Walk::new(Scanner::new(&patterns, &excludes, &own), 0, &roots, &stop, visitor, &totals));
+    totals.into_report(Vec::new(), false)
+}
+
+/// Lists the folder `dir` of a tree and looks at its files; `complete` is what its listing is said to be.
+fn look(tree: &Tree, between: impl FnOnce(), complete: bool) -> Vec<(PathBuf, Stamps)> {
+    let seen = Mutex::new(Vec::new());
+    let visitor = |found: Found<'_>| seen.lock().push((found.path.to_path_buf(), *found.stamps));
+    let report = with_walk(tree, "d/*.db", &visitor, |walk| {
+        let dir = fs::File::open(tree.path("d")).expect("open").into();
+        let mut looker = Looker::new(walk, tree.path("d").as_os_str().as_bytes());
+        let mut lister = Lister::new();
+        assert!(lister.list(AsFd::as_fd(&dir), &looker, &[0], &mut Names::default()).complete);
+        lister.keep_wanted();
+        between();
+        looker.open_path();
+        let place = Place { real: None, link: false };
+        let folder = Listed { dir: &dir, prefix: looker.path.len(), place: &place, complete };
+        looker.files(folder, &lister.files, 0..usize::MAX);
+    });
+    assert!(report.errors.is_empty(), "{:?}", report.errors);
+    seen.into_inner()
+}
+
+#[test]
+fn a_listed_sidecar_that_is_gone_when_looked_at_was_not_there() {
+    let tree = Tree::new(&["d/a.db", "d/a.db-wal", "d/a.db-journal"]);
+    let seen = look(&tree, || fs::remove_file(tree.path("d/a.db-wal")).expect("remove"), true);
+    assert_eq!(seen.len(), 1);
+    assert!(seen[0].1.wal.is_none() && seen[0].1.journal.is_some());
+}
+
+#[test]
+fn where_a_listing_broke_off_sidecars_that_were_not_listed_are_asked_for() {
+    let tree = Tree::new(&["d/a.db"]);
+    let appear = || ["d/a.db-wal", "d/a.db-journal"].iter().for_each(|name| tree.file(name));
+    let seen = look(&tree, appear, false);
+    assert!(seen[0].1.wal.is_some() && seen[0].1.journal.is_some());
+    assert_eq!(look(&tree, || {}, true)[0].1, seen[0].1, "as if they had been listed");
     fs::remove_file(tree.path("d/a.db-wal")).expect("remove");
-    walk.files(dir.as_fd(), &listing, 0..listing.files.len());
-    assert_eq!(*seen.lock(), [(tree.path("d/a.db"), None)]);
-    // Where the listing broke off, a sidecar not listed is asked for.
-    tree.file("d/a.db-wal");
-    let entry = *listing.files.iter().find(|&&e| listing.name(e) == b"a.db").expect("listed");
-    let broken = Listing { files: vec![Entry { wal: None, ..entry }], complete: false, ..listing };
-    seen.lock().clear();
-    walk.files(dir.as_fd(), &broken, 0..1);
-    assert!(seen.lock()[0].1.is_some());
-    assert!(totals.into_report(Vec::new(), false).errors.is_empty());
+    assert!(look(&tree, || {}, false)[0].1.wal.is_none());
+}
+
+#[test]
+fn a_listing_that_fails_is_an_error_and_known_to_be_incomplete() {
+    let tree = Tree::new(&["d/a.db"]);
+    let report = with_walk(&tree, "d/*.db", &|_: Found<'_>| {}, |walk| {
+        // No folder at all: the system refuses to list it.
+        let file = fs::File::open(tree.path("d/a.db")).expect("open");
+        let looker = Looker::new(walk, tree.path("d").as_os_str().as_bytes());
+        let told = Lister::new().list(file.as_fd(), &looker, &[0], &mut Names::default());
+        assert_eq!((told.complete, told.inode), (false, None));
+        // One that is gone is listed to its end.
+        let dir = fs::File::open(tree.path("d")).expect("open");
+        fs::remove_dir_all(tree.path("d")).expect("remove");
+        assert!(Lister::new().list(dir.as_fd(), &looker, &[0], &mut Names::default()).complete);
+    });
+    let errors: Vec<_> = report.errors.iter().map(|e| (e.path.clone(), e.source.raw_os_error())).collect();
+    assert_eq!(errors, [(tree.path("d"), Some(Errno::ENOTDIR as i32))]);
 }
 
 #[test]
 fn a_listed_folder_that_became_a_symlink_is_not_followed() {
     let tree = Tree::new(&["d/x/a.db", "elsewhere/b.db"]);
-    let (patterns, excludes, own) = (tree.patterns(&["d/*/*.db"]), Excludes::default(), OwnFiles::default());
-    let (totals, stop) = (Totals::default(), AtomicBool::new(false));
-    let visit = |found: Found<'_>| panic!("found {}", found.path.display());
-    let roots = [Some(tree.path("d"))];
-    let scanner = Scanner::new(&patterns, &excludes, &own);
-    let walk = Walk { scanner, index: 0, roots: &roots, stop: &stop, visit: &visit, totals: &totals };
-    let mut dir = Dir::open(&tree.path("d"), OFlag::O_DIRECTORY, Mode::empty()).expect("open");
-    let place = Place { path: tree.path("d"), real: None, link: false };
-    let listing = walk.read_entries(&mut dir, place, vec![0]);
-    fs::remove_dir_all(tree.path("d/x")).expect("remove");
-    tree.link("d/x", "../elsewhere");
-    rayon::scope(|scope| walk.folder(scope, &listing, listing.folders[0]));
-    assert!(totals.into_report(Vec::new(), false).errors.is_empty());
+    more_than_a_batch(&tree, "d");
+    let (patterns, excludes, own) = (tree.patterns(&["d/**/*.db"]), Excludes::default(), OwnFiles::default());
+    let moved = AtomicBool::new(false);
+    let visit = |found: Found<'_>| {
+        assert!(!found.path.ends_with("a.db") && !found.path.ends_with("b.db"), "found {}", found.path.display());
+        if !moved.swap(true, Ordering::Relaxed) {
+            fs::remove_dir_all(tree.path("d/x")).expect("remove");
+            tree.link("d/x", "../elsewhere");
+        }
+    };
+    let report = Scanner::new(&patterns, &excludes, &own).run(&AtomicBool::new(false), &visit);
+    assert!(report.errors.is_empty() && report.folders == 1, "{report:?}");
 }
 
 #[test]
 fn stops_when_told() {
-    let tree = Tree::new(&["d/a.db", "d/b.db", "e/c.db"]);
+    let tree = Tree::new(&["e/c.db"]);
+    let files = more_than_a_batch(&tree, "d");
     let (patterns, excludes, own) = (tree.patterns(&["d/*.db", "e/*.db"]), Excludes::default(), OwnFiles::default());
     let stop = AtomicBool::new(false);
     let visit = |_: Found<'_>| stop.store(true, Ordering::Relaxed);
     let report = Scanner::new(&patterns, &excludes, &own).run(&stop, &visit);
     assert!(report.stopped);
-    assert_eq!(report.files, 1);
+    // What was looked at already is still told.
+    assert_eq!((report.files, report.stat_calls), (BATCH_MAX as u64, BATCH_MAX as u64), "of {files}");
+}
+
+#[test]
+fn the_time_of_a_batch_is_not_after_its_files_were_looked_at() {
+    /// Counts the times it was asked for the time, and what it was told meanwhile.
+    #[derive(Default)]
+    struct Asked {
+        clock: AtomicU64,
+        told: Mutex<Vec<(usize, i64)>>,
+        steps: AtomicU64,
+    }
+    impl Visitor for Asked {
+        fn found(&self, files: &Batch) {
+            assert!(files.iter().all(|found| Some(found.stamped_at) == files.iter().next().map(|f| f.stamped_at)));
+            self.told.lock().push((files.len(), files.iter().next().expect("one").stamped_at));
+        }
+        fn now(&self) -> i64 {
+            self.clock.fetch_add(1, Ordering::Relaxed).try_into().expect("few")
+        }
+        fn gets_on(&self) {
+            self.steps.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let tree = Tree::new(&[]);
+    let files = more_than_a_batch(&tree, "d");
+    let (patterns, excludes, own) = (tree.patterns(&["d/*.db"]), Excludes::default(), OwnFiles::default());
+    let asked = Asked::default();
+    Scanner::new(&patterns, &excludes, &own).run(&AtomicBool::new(false), &asked);
+    // Asked before the first, and again when a batch was told.
+    assert_eq!(*asked.told.lock(), [(BATCH_MAX, 0), (BATCH_MAX, 1), (BATCH_MAX, 2)]);
+    assert!(asked.steps.into_inner() >= files as u64 / 16);
 }

@@ -17,8 +17,11 @@ pub(crate) struct Rows<'a> {
     db: &'a StateDb,
     ids: Vec<u64>,
     /// [`AT_ONCE`] rows each, once they are read; `None` where they could not be.
-    read: Vec<Mutex<Option<Vec<Option<Box<Row>>>>>>,
+    read: Vec<Mutex<Option<Chunk>>>,
 }
+
+/// What is left of rows read at once; `None` where there was none, or it was taken.
+type Chunk = Vec<Option<Box<Row>>>;
 
 impl<'a> Rows<'a> {
     /// Those of `ids`, which are known by their place from now on.

@@ -69,7 +69,8 @@ impl Unnamed {
 /// A file system without such files, without hard links, or a system without `/proc`.
 fn means_never(error: &io::Error) -> bool {
     let Some(code) = error.raw_os_error() else { return false };
-    let never = [Errno::EOPNOTSUPP, Errno::EISDIR, Errno::EINVAL, Errno::ENOSYS, Errno::EPERM, Errno::ENOENT, Errno::EXDEV];
+    let never =
+        [Errno::EOPNOTSUPP, Errno::EISDIR, Errno::EINVAL, Errno::ENOSYS, Errno::EPERM, Errno::ENOENT, Errno::EXDEV];
     never.contains(&Errno::from_raw(code))
 }
 
