@@ -181,6 +181,7 @@ impl Worker {
             if batch.is_last {
                 return;
             }
+            self.db.settle();
         }
     }
 

@@ -9,12 +9,15 @@
     reason = "a program that measures"
 )]
 
+mod bare;
 mod live;
 mod lz4;
+mod many;
 mod put;
 mod read;
 mod scan;
 mod serve;
+mod state;
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -25,7 +28,8 @@ use serde_json::json;
 
 const USAGE: &str =
     "usage: floor scan ROOT THREADS | lz4 FILE OUT | read LIST THREADS | backup LIST THREADS | live LIST
-       | put ENDPOINT BUCKET PREFIX FOLDER|@LIST AT-ONCE | serve DELAY-MS [LOG]";
+       | put ENDPOINT BUCKET PREFIX FOLDER|@LIST AT-ONCE | serve DELAY-MS [LOG] | serve-many COUNT LATENCY_MS OBJECT
+       | state FILE COUNT BATCHES | bare FILE COUNT BATCHES";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -53,6 +57,16 @@ fn main() -> Result<()> {
         ["serve", delay_ms, ref log @ ..] if log.len() < 2 => {
             let delay = Duration::from_millis(delay_ms.parse().context("DELAY-MS")?);
             return serve::serve(delay, log.first().copied());
+        }
+        ["serve-many", count, latency_ms, like] => {
+            let latency = Duration::from_millis(latency_ms.parse().context("LATENCY_MS")?);
+            many::serve(count.parse().context("COUNT")?, latency, Path::new(like))?
+        }
+        ["state", file, count, batches] => {
+            state::run(Path::new(file), count.parse().context("COUNT")?, batches.parse().context("BATCHES")?)?
+        }
+        ["bare", file, count, batches] => {
+            bare::run(Path::new(file), count.parse().context("COUNT")?, batches.parse().context("BATCHES")?)?
         }
         _ => bail!("{USAGE}"),
     };

@@ -219,6 +219,9 @@ fn forever(
             hinted = true;
         }
         teller.after(report);
+        if report.changed > 0 {
+            crate::memory::return_freed();
+        }
     });
     drop((beside, heart));
     log::info!("stopped: all that is stored is recorded");

@@ -14,6 +14,7 @@ use super::many::FILES_PER_CHUNK;
 use super::walk::Place;
 use super::*;
 
+mod mounts;
 mod parts;
 
 /// A folder tree to scan.

@@ -12,8 +12,9 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::db::{APPLICATION_ID, SCHEMA_VERSION, open_quietly, state_error};
+use super::db::{open_quietly, state_error};
 use super::id_of;
+use super::schema::{APPLICATION_ID, SCHEMA_VERSION};
 use crate::engine::state_path;
 use crate::error::{Error, Result};
 use crate::layout::Template;

@@ -3,13 +3,12 @@
 //! Nothing here is read by the loop but the backlog at its start. A cycle is noted without waiting for the disk: a power loss
 //! may take the last of them, which then never claimed anything that is stored.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::db::{BUSY_WAIT, StateDb, path_value, state_error};
+use super::db::{BUSY_WAIT, StateDb, state_error};
 use crate::backlog::Wait;
 use crate::error::Result;
 use crate::store::{RequestCounts, Verb};
@@ -245,23 +244,6 @@ fn spend(tx: &Transaction<'_>, what: &str, asked: &RequestCounts, day: i64) -> r
             tx.prepare_cached("DELETE FROM spent WHERE day < ?1")?.execute([day - super::notes::DAYS_KEPT])?;
         }
     }
-    Ok(())
-}
-
-/// Writes down that a database waits.
-pub(super) fn wait(tx: &Transaction<'_>, id: u64, path: &Path, since_s: u32, wait: Wait) -> rusqlite::Result<()> {
-    tx.prepare_cached("INSERT OR REPLACE INTO backlog VALUES(?1,?2,?3,?4)")?.execute(params![
-        id.cast_signed(),
-        path_value(path),
-        since_s,
-        wait.code()
-    ])?;
-    Ok(())
-}
-
-/// It waits no longer.
-pub(super) fn end_wait(tx: &Transaction<'_>, id: u64) -> rusqlite::Result<()> {
-    tx.prepare_cached("DELETE FROM backlog WHERE id=?1")?.execute([id.cast_signed()])?;
     Ok(())
 }
 

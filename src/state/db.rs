@@ -4,18 +4,20 @@
 //! any number of others, those of `sqlite3` shells included. A crash leaves the last whole batch. A file that is
 //! damaged or not ours is set aside under another name, never deleted, and everything counts as changed.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rusqlite::types::{Value, ValueRef};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use super::{cycles, notes};
-use crate::backlog::Wait;
+use super::schema::{
+    APPLICATION_ID, COLUMNS, SCHEMA_VERSION, add_missing, check_pages, check_schema, foreign, is_damage,
+};
+use super::{Change, apply, cycles, notes, schema};
 use crate::clock::Nanos;
 use crate::content::ContentHash;
 use crate::error::{Error, Result};
@@ -23,37 +25,15 @@ use crate::fs::rename_durably;
 use crate::stamps::{JournalStamp, MainStamp, Stamps, WalStamp};
 use crate::timestamp::Timestamp;
 
-/// "LSNP": in the header of `state.db`, so that a foreign file is never taken for ours.
-pub(super) const APPLICATION_ID: i32 = 0x4C53_4E50;
 /// How long what must be written waits for somebody else's transaction.
 pub(super) const BUSY_WAIT: Duration = Duration::from_secs(10);
-/// Raised when a released schema changes.
-pub(super) const SCHEMA_VERSION: i32 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE databases(
-  id INTEGER PRIMARY KEY,  -- keyed hash of the path
-  path NOT NULL,           -- TEXT; BLOB where it is not UTF-8
-  prefix TEXT,             -- key prefix below the store's; NULL under the default template, where the path tells it
-  dev INTEGER, ino INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,
-  wal_ino INTEGER, wal_size INTEGER, wal_mtime_ns INTEGER,
-  journal_size INTEGER, journal_mtime_ns INTEGER,
-  stamped_ns INTEGER,      -- when these stamps were taken
-  content_hash BLOB,       -- of the last stored snapshot
-  key_ms INTEGER,          -- the time in the last stored snapshot's key, ms since 1970
-  stored_s INTEGER,        -- when the store confirmed it, s since 1970
-  gone_s INTEGER,          -- since when it is gone from the host
-  tombstone_ms INTEGER,    -- the time in the key of the last tombstone, ms since 1970; if not below key_ms, it is in force
-  failed_s INTEGER,        -- since when attempts fail
-  error TEXT               -- the last failure: word, colon, detail
-);
-CREATE VIEW snapshots AS SELECT path,
-  strftime('%Y%m%dT%H%M%S', key_ms / 1000, 'unixepoch') || printf('.%03dZ.db.lz4', key_ms % 1000) AS last_key,
-  datetime(stored_s, 'unixepoch') AS stored_utc, datetime(gone_s, 'unixepoch') AS gone_utc,
-  datetime(failed_s, 'unixepoch') AS failing_since_utc, error
-  FROM databases;
-";
+/// Pages in the log from which on they are moved into the file as soon as a batch is recorded, while nobody waits for it. SQLite
+/// would do it within the commit, after each thousand.
+const LOG_PAGES: i64 = 8192;
+/// Pages in the log from which on they are moved between cycles.
+const LOG_PAGES_AT_REST: i64 = 1000;
+/// Pages in the log from which on a commit moves them itself, should nobody else have done it.
+const LOG_PAGES_MAX: i64 = 32_768;
 
 /// What a state belongs to. If any part differs, nothing in it says anything about the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,95 +103,6 @@ impl Row {
     #[must_use]
     pub fn is_buried(&self) -> bool {
         self.tombstone_ms.is_some() && self.tombstone_ms >= self.key_ms
-    }
-}
-
-/// One confirmed fact to be recorded.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// The store confirmed a snapshot.
-    Stored {
-        /// Hash of the path.
-        id: u64,
-        /// Absolute path of the main file.
-        path: PathBuf,
-        /// Key prefix, unless the path tells it.
-        prefix: Option<String>,
-        /// Stamps before the read.
-        stamps: Stamps,
-        /// When they were taken.
-        stamped_at: Nanos,
-        /// Its content.
-        content_hash: ContentHash,
-        /// Timestamp in its key.
-        key_ms: i64,
-        /// When it was confirmed.
-        stored_s: u32,
-        /// Size of the object.
-        bytes: u64,
-    },
-    /// Read again, and its content is what is stored: only the stamps move.
-    Same {
-        /// Hash of the path.
-        id: u64,
-        /// Stamps before the read.
-        stamps: Stamps,
-        /// When they were taken.
-        stamped_at: Nanos,
-        /// When its content was stored, as the row has it.
-        stored_s: u32,
-    },
-    /// The attempt failed. `stamps` are kept only where the same stamps would fail the same way (no database).
-    Failed {
-        /// Hash of the path.
-        id: u64,
-        /// Absolute path of the main file.
-        path: PathBuf,
-        /// Key prefix, unless the path tells it.
-        prefix: Option<String>,
-        /// Stamps that need no second look.
-        stamps: Option<(Stamps, Nanos)>,
-        /// Word, colon, detail.
-        error: String,
-        /// When.
-        at_s: i64,
-        /// Since when a change of it waits, s since 1970; `None` if there is nothing to lose.
-        since_s: Option<u32>,
-        /// The store may have it all the same: that its content is what was recorded last proves nothing from now on.
-        maybe_stored: bool,
-    },
-    /// It has a change that is not stored, and nothing was tried.
-    Waiting {
-        /// Hash of the path.
-        id: u64,
-        /// Absolute path of the main file.
-        path: PathBuf,
-        /// Since when, s since 1970.
-        since_s: u32,
-        /// Why.
-        wait: Wait,
-    },
-    /// Nothing was ever stored of it, and nothing more is to be remembered.
-    Forgotten {
-        /// Hash of the path.
-        id: u64,
-    },
-    /// Gone from its host.
-    Gone {
-        /// Hash of the path.
-        id: u64,
-        /// When that was accepted.
-        at_s: i64,
-        /// Timestamp in the key of the tombstone that the store confirmed; `None` if none was needed.
-        tombstone_ms: Option<i64>,
-    },
-}
-
-impl Change {
-    /// Whether it says that an object lies in the store, which must be durable there first.
-    #[must_use]
-    pub fn is_of_an_object(&self) -> bool {
-        matches!(self, Self::Stored { .. } | Self::Gone { tombstone_ms: Some(_), .. })
     }
 }
 
@@ -331,13 +222,12 @@ impl StateDb {
         }
         conn.pragma_update(None, "journal_mode", "WAL")?;
         conn.pragma_update(None, "synchronous", "FULL")?;
+        conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES_MAX)?;
         // Readers that a shell leaves open keep the log from being reused; past this size it is cut down again.
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
         if tables == 0 {
             let made = conn.transaction()?;
-            made.execute_batch(SCHEMA)?;
-            made.execute_batch(notes::SCHEMA)?;
-            made.execute_batch(cycles::SCHEMA)?;
+            schema::make(&made)?;
             made.pragma_update(None, "application_id", APPLICATION_ID)?;
             made.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             made.execute("INSERT INTO meta VALUES('seed', random())", [])?;
@@ -477,10 +367,27 @@ impl StateDb {
         Ok(conn)
     }
 
-    /// Closes the readers: between cycles nothing but the writer's connection is kept.
+    /// Closes the readers: between cycles nothing but the writer's connection is kept, and a log of no great length.
     pub fn rest(&self) {
         self.readers.lock().clear();
+        self.shorten_log(LOG_PAGES_AT_REST);
         self.writer.lock().release_memory().ok();
+    }
+
+    /// Moves what the log holds into the file, if it is much. To be called when a batch is recorded and told.
+    pub fn settle(&self) {
+        self.shorten_log(LOG_PAGES);
+    }
+
+    fn shorten_log(&self, pages: i64) {
+        let conn = self.writer.lock();
+        let not_moved = |how: &str| conn.query_row(how, [], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?));
+        // Nothing depends on it: what cannot be moved stays in the log, where it is as safe and as readable.
+        if not_moved("PRAGMA wal_checkpoint(NOOP)").is_ok_and(|n| n >= pages)
+            && let Err(e) = not_moved("PRAGMA wal_checkpoint(PASSIVE)")
+        {
+            log::debug!("the log of {} stays as it is: {e}", self.path.display());
+        }
     }
 
     /// Records `batch` in one transaction; returns after it would survive power loss.
@@ -491,18 +398,13 @@ impl StateDb {
         let mut conn = self.writer.lock();
         let mut run = || -> rusqlite::Result<()> {
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            for change in batch {
-                apply_one(&tx, change)?;
-            }
+            apply::apply(&tx, batch)?;
             notes::count_days(&tx, batch)?;
             tx.commit()
         };
         run().map_err(|e| state_error(&self.path, "cannot record what was stored", e))
     }
 }
-
-const COLUMNS: &str = "id, path, prefix, dev, ino, size, mtime_ns, ctime_ns, wal_ino, wal_size, wal_mtime_ns, \
-                       journal_size, journal_mtime_ns, stamped_ns, content_hash, key_ms, stored_s, gone_s, error, tombstone_ms";
 
 fn row_from(conn: &Connection, id: u64) -> rusqlite::Result<Option<Row>> {
     let row = conn
@@ -550,108 +452,9 @@ fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     })
 }
 
-/// Paths are text wherever they can be, so that a shell shows them.
-pub(super) fn path_value(path: &Path) -> Value {
-    let bytes = OsString::from(path).into_vec();
-    String::from_utf8(bytes).map_or_else(|e| Value::Blob(e.into_bytes()), Value::Text)
-}
-
-fn apply_one(tx: &rusqlite::Transaction<'_>, change: &Change) -> rusqlite::Result<()> {
-    match change {
-        Change::Stored { id, path, prefix, stamps, stamped_at, content_hash, key_ms, stored_s, bytes: _ } => {
-            tx.prepare_cached(
-                "INSERT INTO databases(id, path, prefix, content_hash, key_ms, stored_s) VALUES(?1,?2,?3,?4,?5,?6)
-                 ON CONFLICT(id) DO UPDATE SET path=?2, prefix=?3, content_hash=?4, key_ms=?5, stored_s=?6",
-            )?
-            .execute(params![
-                id.cast_signed(),
-                path_value(path),
-                prefix,
-                content_hash.0,
-                key_ms,
-                stored_s
-            ])?;
-            end_request(tx, *id)?;
-            cycles::end_wait(tx, *id)?;
-            set_stamps(tx, *id, stamps, *stamped_at)
-        }
-        Change::Same { id, stamps, stamped_at, .. } => {
-            cycles::end_wait(tx, *id)?;
-            set_stamps(tx, *id, stamps, *stamped_at)
-        }
-        Change::Waiting { id, path, since_s, wait } => cycles::wait(tx, *id, path, *since_s, *wait),
-        Change::Failed { id, path, prefix, stamps, error, at_s, since_s, maybe_stored } => {
-            if let Some((stamps, stamped_at)) = stamps {
-                insert_bare(tx, *id, path, prefix.as_deref())?;
-                set_stamps(tx, *id, stamps, *stamped_at)?;
-            }
-            tx.prepare_cached(
-                "INSERT INTO databases(id, path, failed_s, error) VALUES(?1,?2,?3,?4)
-                 ON CONFLICT(id) DO UPDATE SET failed_s=coalesce(failed_s,?3), error=?4, gone_s=NULL,
-                 content_hash=iif(?5, NULL, content_hash)",
-            )?
-            .execute(params![id.cast_signed(), path_value(path), at_s, error, maybe_stored])?;
-            match since_s {
-                Some(since_s) => cycles::wait(tx, *id, path, *since_s, Wait::Failed),
-                None => cycles::end_wait(tx, *id),
-            }
-        }
-        Change::Forgotten { id } => {
-            tx.prepare_cached("DELETE FROM databases WHERE id=?1 AND key_ms IS NULL")?.execute([id.cast_signed()])?;
-            cycles::end_wait(tx, *id)?;
-            end_request(tx, *id)
-        }
-        Change::Gone { id, at_s, tombstone_ms } => {
-            tx.prepare_cached("UPDATE databases SET gone_s=?2, tombstone_ms=coalesce(?3,tombstone_ms) WHERE id=?1")?
-                .execute(params![id.cast_signed(), at_s, tombstone_ms])?;
-            cycles::end_wait(tx, *id)?;
-            end_request(tx, *id)
-        }
-    }
-}
-
-/// What was asked for is done, or cannot be done any more.
-fn end_request(tx: &rusqlite::Transaction<'_>, id: u64) -> rusqlite::Result<()> {
-    tx.prepare_cached("DELETE FROM requests WHERE id=?1")?.execute([id.cast_signed()])?;
-    Ok(())
-}
-
-fn insert_bare(tx: &rusqlite::Transaction<'_>, id: u64, path: &Path, prefix: Option<&str>) -> rusqlite::Result<()> {
-    tx.prepare_cached("INSERT INTO databases(id, path, prefix) VALUES(?1,?2,?3) ON CONFLICT(id) DO NOTHING")?
-        .execute(params![id.cast_signed(), path_value(path), prefix])?;
-    Ok(())
-}
-
-/// Stamps are recorded only together with success, so this also ends a failure and an absence.
-fn set_stamps(tx: &rusqlite::Transaction<'_>, id: u64, stamps: &Stamps, stamped_at: Nanos) -> rusqlite::Result<()> {
-    let (m, w, j) = (&stamps.main, stamps.wal.as_ref(), stamps.journal.as_ref());
-    tx.prepare_cached(
-        "UPDATE databases SET dev=?2, ino=?3, size=?4, mtime_ns=?5, ctime_ns=?6, wal_ino=?7, wal_size=?8,
-         wal_mtime_ns=?9, journal_size=?10, journal_mtime_ns=?11, stamped_ns=?12,
-         gone_s=NULL, failed_s=NULL, error=NULL WHERE id=?1",
-    )?
-    .execute(params![
-        id.cast_signed(),
-        m.dev.cast_signed(),
-        m.ino.cast_signed(),
-        m.size.cast_signed(),
-        m.mtime,
-        m.ctime,
-        w.map(|w| w.ino.cast_signed()),
-        w.map(|w| w.size.cast_signed()),
-        w.map(|w| w.mtime),
-        j.map(|j| j.size.cast_signed()),
-        j.map(|j| j.mtime),
-        stamped_at,
-    ])?;
-    Ok(())
-}
-
 fn empty() -> rusqlite::Result<Connection> {
     let conn = Connection::open_in_memory()?;
-    conn.execute_batch(SCHEMA)?;
-    conn.execute_batch(notes::SCHEMA)?;
-    conn.execute_batch(cycles::SCHEMA)?;
+    schema::make(&conn)?;
     conn.execute("INSERT INTO meta VALUES('seed', 0)", [])?;
     Ok(conn)
 }
@@ -708,57 +511,6 @@ fn adopt(conn: &mut Connection, identity: &Identity) -> rusqlite::Result<Option<
     Ok((!differing.is_empty()).then(|| differing.join("; ")))
 }
 
-/// Whether rows could be lost from sight: damage met only in the middle of a cycle would fail that cycle and each one
-/// after it. Reads the whole file, as loading does anyway.
-fn check_pages(conn: &Connection) -> rusqlite::Result<()> {
-    let found: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
-    if found != "ok" {
-        return Err(foreign(found.replace('\n', " ")));
-    }
-    Ok(())
-}
-
-/// The schema is text on a page like any other: that it still is what we read and write shows only in use.
-fn check_schema(conn: &Connection) -> rusqlite::Result<()> {
-    conn.prepare(&format!("SELECT {COLUMNS}, failed_s FROM databases"))?;
-    notes::check(conn)?;
-    cycles::check(conn)
-}
-
-/// Brings a state of a litesnap that wrote no tombstones up to date.
-fn add_missing(conn: &mut Connection) -> rusqlite::Result<()> {
-    let sql = "SELECT count(*) FROM pragma_table_info('databases') WHERE name = 'tombstone_ms'";
-    let is_old = conn.query_row(sql, [], |row| row.get::<_, i64>(0))? == 0;
-    let tx = conn.transaction()?;
-    if is_old {
-        tx.execute_batch("ALTER TABLE databases ADD COLUMN tombstone_ms INTEGER")?;
-    }
-    tx.execute_batch(notes::SCHEMA)?;
-    tx.execute_batch(cycles::SCHEMA)?;
-    tx.commit()
-}
-
-fn foreign(what: String) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB), Some(what))
-}
-
-/// Whether an error says that the file's content is wrong, rather than that the file system refuses us.
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SchemaChanged, TypeMismatch, Unknown};
-    match error {
-        rusqlite::Error::SqliteFailure(e, _) => {
-            matches!(e.code, DatabaseCorrupt | NotADatabase | SchemaChanged | TypeMismatch | Unknown)
-        }
-        // Our own SQL fits our own schema.
-        rusqlite::Error::SqlInputError { .. }
-        | rusqlite::Error::QueryReturnedNoRows
-        | rusqlite::Error::Utf8Error(..)
-        | rusqlite::Error::InvalidColumnType(..)
-        | rusqlite::Error::FromSqlConversionFailure(..) => true,
-        _ => false,
-    }
-}
-
 fn is_read_only(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ReadOnly)
 }
@@ -798,4 +550,37 @@ fn set_aside(path: &Path, now_s: i64) -> Result<PathBuf> {
 
 pub(super) fn state_error(path: &Path, what: &str, source: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::State { path: path.to_path_buf(), what: what.to_owned(), source: Box::new(source) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backlog::Wait;
+
+    #[test]
+    fn what_a_batch_leaves_in_the_log_is_moved_when_nobody_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let identity = Identity { store: "s".into(), template: "t".into(), host: "h".into() };
+        let (db, _) = StateDb::open(&path, &identity, 0).unwrap();
+        let in_log = || {
+            let conn = db.writer.lock();
+            let in_log = conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |r| Ok((r.get(1)?, r.get(2)?)));
+            in_log.map(|(all, moved): (i64, i64)| all - moved).unwrap()
+        };
+        let long = |n: u64| PathBuf::from(format!("/{n}/{}", "x".repeat(3500)));
+        let waits = |n| Change::Waiting { id: n, path: long(n), since_s: 1, wait: Wait::Held };
+        let batch: Vec<Change> = (0..1200).map(waits).collect();
+        db.apply(&batch.iter().collect::<Vec<_>>()).unwrap();
+        assert!(in_log() > LOG_PAGES_AT_REST, "{} pages", in_log());
+        db.settle();
+        assert!(in_log() > LOG_PAGES_AT_REST, "it is not that long yet");
+        // Somebody who reads does not keep it from being moved, and reads on.
+        let reader = open_quietly(&path).unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM backlog").unwrap();
+        db.rest();
+        assert_eq!(in_log(), 0);
+        let count: i64 = reader.query_row("SELECT count(*) FROM backlog", [], |r| r.get(0)).unwrap();
+        assert_eq!(count, 1200);
+    }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::db::{APPLICATION_ID, Identity, SCHEMA_VERSION, open_quietly, state_error};
+use super::db::{Identity, open_quietly, state_error};
+use super::schema::{APPLICATION_ID, SCHEMA_VERSION};
 use super::{CycleNote, cycles, notes};
 use crate::backlog::{Ages, Wait};
 use crate::error::{Error, Failure, Result};

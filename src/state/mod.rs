@@ -3,19 +3,23 @@
 //! Order of recording: the store confirms, then `state.db`, then memory. A crash anywhere between leaves a
 //! database that counts as changed, never one that counts as stored and is not.
 
+mod apply;
 mod beside;
+mod change;
 mod cycles;
 mod db;
 mod lock;
 mod look;
 mod notes;
 mod rows;
+mod schema;
 mod slot;
 
 pub use beside::{Believed, Beside, GoneFromHost};
+pub use change::Change;
 pub use cycles::{CycleNote, LOOP_NOTE, LoopNote};
 pub(crate) use db::open_read_only;
-pub use db::{Change, Identity, Opened, Row, StateDb};
+pub use db::{Identity, Opened, Row, StateDb};
 pub use lock::{Held, Holder, StateLock};
 pub use look::{Days, Failing, Known, Look, Spent, Stale, Waiting, states_in};
 pub use notes::{ACCEPT_GONE, day_of};
