@@ -361,7 +361,7 @@ impl Judging<'_> {
         if seen.slot.flags.has(Flags::TAKEN) {
             return;
         }
-        let taken_at = self.taken_at(stamps, found.stamped_at);
+        let taken_at = taken_at(stamps, self.started, found.stamped_at, watch.slack, &*watch.clock);
         if is_clock_suspect(stamps, taken_at, watch.slack) && watch.first_time(id) {
             log::warn!("db={} has a time in the future: its clock or ours is wrong", shown(path));
         }
@@ -370,21 +370,6 @@ impl Judging<'_> {
         let by_magic = watch.config.patterns[pattern].magic_only();
         let sight = Sight { id, path, read_path, prefix, stamps, stamped_at: taken_at, by_magic };
         self.act(&seen.slot, verdict, sight);
-    }
-
-    /// When `stamps` were taken: not before the scan began, and not before `looked_at`. A long scan meets files written since;
-    /// asked only for these, the clock costs nothing. When one was looked at that was written after `looked_at` is not known:
-    /// it counts as written just then.
-    fn taken_at(&self, stamps: &Stamps, looked_at: Nanos) -> Nanos {
-        if stamps.times().all(|time| time <= self.started) {
-            return self.started;
-        }
-        if stamps.times().all(|time| time <= looked_at) {
-            return looked_at;
-        }
-        // One in the future says nothing about the others.
-        let now = self.watch.clock.now();
-        stamps.times().filter(|time| *time <= now).max().unwrap_or(now).max(looked_at.min(now))
     }
 
     fn act(&self, slot: &Slot, verdict: Verdict, sight: Sight<'_>) {
@@ -485,6 +470,21 @@ impl Judging<'_> {
     }
 }
 
+/// When `stamps` were taken: not before the scan `began`, and not before `looked`. A long scan meets files written since; asked
+/// only for these, the clock costs nothing. When one was looked at that was written after `looked` is not known: it counts as
+/// written just then. A time beyond `slack` in the future is a clock's fault, and says nothing about the others.
+fn taken_at(stamps: &Stamps, began: Nanos, looked: Nanos, slack: Nanos, clock: &dyn Clock) -> Nanos {
+    if stamps.times().all(|time| time <= began) {
+        return began;
+    }
+    if stamps.times().all(|time| time <= looked) {
+        return looked;
+    }
+    let now = clock.now();
+    let youngest = stamps.times().filter(|time| *time <= now.saturating_add(slack)).max().unwrap_or(now);
+    youngest.max(looked).min(now)
+}
+
 /// Databases that the template gives one key prefix.
 struct Clash {
     paths: Vec<(u64, PathBuf)>,
@@ -515,5 +515,47 @@ impl Clash {
         let key = candidate.prefix.as_deref().unwrap_or_default();
         let what = format!("its key {key} is also that of {other}: a --key-template with more names tells them apart");
         Failure::new(Reason::KeyClash, what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::FixedClock;
+    use crate::detect::is_racy;
+
+    #[test]
+    fn what_was_written_while_it_was_looked_for_is_young_however_late_it_is_judged() {
+        let (began, looked, judged) = (1000 * SECOND, 1005 * SECOND, 1100 * SECOND);
+        let clock = FixedClock::new(judged);
+        let stamps = |time| {
+            let mut stamps = Stamps::default();
+            (stamps.main.mtime, stamps.main.ctime) = (time, 0);
+            stamps
+        };
+        let rows = [
+            // Before the scan: by its age when that began.
+            (990 * SECOND, began, false),
+            (999 * SECOND, began, true),
+            (began, began, true),
+            // Before its batch.
+            (1001 * SECOND, looked, false),
+            (1004 * SECOND, looked, true),
+            // Meanwhile: nobody knows how long after that it was looked at.
+            (1006 * SECOND, 1006 * SECOND, true),
+            (1099 * SECOND, 1099 * SECOND, true),
+            // In the future: no more than a clock can be wrong, or more.
+            (1101 * SECOND, judged, true),
+            (1200 * SECOND, looked, false),
+        ];
+        for (time, expected, racy) in rows {
+            let taken_at = taken_at(&stamps(time), began, looked, RACY_SLACK, &clock);
+            assert_eq!((taken_at, is_racy(&stamps(time), taken_at, RACY_SLACK)), (expected, racy), "{time}");
+        }
+        // One far in the future hides nothing of the others.
+        let mut both = stamps(1200 * SECOND);
+        both.main.ctime = 1006 * SECOND;
+        let taken_at = taken_at(&both, began, looked, RACY_SLACK, &clock);
+        assert!(is_racy(&both, taken_at, RACY_SLACK), "taken at {taken_at}");
     }
 }

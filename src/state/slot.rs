@@ -411,6 +411,62 @@ mod tests {
     }
 
     #[test]
+    fn several_are_seen_as_one_after_another() {
+        let table = Table::default();
+        let known: Vec<u64> = (0..5000).map(spread).collect();
+        known.iter().for_each(|&id| table.put(Slot { stored_s: 9, flags: Flags::RACY, ..Slot::unknown(id, 0) }));
+        table.update(known[7], |slot| slot.flags = slot.flags.with(Flags::MISSING, true));
+        // Known ones, one twice, and one that is new, twice.
+        let ids: Vec<u64> = known.iter().copied().chain([known[3], 1, 1]).collect();
+        for scan in [1, 2] {
+            let seen: Vec<Seen> = ids.chunks(64).flat_map(|ids| table.see_all(ids, scan)).collect();
+            let again: Vec<usize> = (0..ids.len()).filter(|&at| seen[at].again).collect();
+            assert_eq!(again, [5000, 5002]);
+            assert!(seen.iter().zip(&ids).all(|(seen, id)| seen.slot.id == *id));
+            assert!(seen[..5000].iter().all(|seen| seen.slot.stored_s == 9 && seen.slot.flags.has(Flags::RACY)));
+            // As it was before this sight.
+            assert_eq!((seen[7].slot.flags.has(Flags::MISSING), seen[0].slot.scan), (scan == 1, scan - 1));
+            table.each(|slot| assert!(slot.scan == scan && !slot.flags.has(Flags::MISSING)));
+        }
+        assert_eq!(table.see_all(&[], 3), []);
+    }
+
+    #[test]
+    fn of_threads_that_see_one_at_once_one_was_first_and_no_change_is_lost() {
+        let table = Table::default();
+        let ids: Vec<u64> = (0..2000).map(spread).collect();
+        ids.iter().step_by(2).for_each(|&id| table.put(Slot::unknown(id, 0)));
+        let first = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for ids in ids.chunks(50) {
+                        let seen = table.see_all(ids, 1);
+                        first.fetch_add(seen.iter().filter(|seen| !seen.again).count() as u64, Relaxed);
+                        ids.iter().for_each(|&id| table.update(id, |slot| slot.failures += 1));
+                    }
+                });
+            }
+        });
+        assert_eq!(first.into_inner(), 2000);
+        let mut slots = Vec::new();
+        table.each(|slot| slots.push(*slot));
+        assert!(slots.len() == 2000 && slots.iter().all(|slot| slot.failures == 4 && slot.scan == 1));
+    }
+
+    #[test]
+    fn a_slot_lies_in_the_table_as_it_was_put() {
+        let fingerprint = Fingerprint { main: u64::MAX - 1, sidecars: 3 };
+        let flags = Flags::RACY.with(Flags::IGNORED, true);
+        let slot = Slot { id: u64::MAX, fingerprint, stored_s: 0x8765_4321, scan: 0xfedc, flags, failures: 0x9a };
+        let table = Table::default();
+        table.put(slot);
+        assert_eq!(table.get(u64::MAX), Some(slot));
+        table.each(|slot| slot.failures = 1);
+        assert_eq!(table.get(u64::MAX), Some(Slot { failures: 1, ..slot }));
+    }
+
+    #[test]
     fn slots_are_found_changed_and_forgotten() {
         let table = Table::default();
         table.put(Slot { stored_s: 5, flags: Flags::NONE, ..Slot::unknown(77, 0) });
