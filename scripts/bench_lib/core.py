@@ -140,7 +140,7 @@ class Bench:
     def __init__(self, work, quick, rounds, counts, litesnap, floor):
         self.work, self.quick, self.rounds, self.counts = work, quick, rounds, counts
         self.litesnap, self.floor_program = litesnap, floor
-        self.skipped = []
+        self.skipped, self.removed = [], 0
 
     def say(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -203,5 +203,14 @@ class Bench:
         return free >= gib + 5
 
     def remove(self, *names):
+        """Sets them aside, to be removed with `clean`: ext4 passes over inodes that were freed in the last minutes, one by one, and whoever
+        makes files next would pay for that."""
+        aside = self.work / "removed"
+        aside.mkdir(exist_ok=True)
         for name in names:
-            shutil.rmtree(self.work / name, ignore_errors=True)
+            if (self.work / name).exists():
+                self.removed += 1
+                (self.work / name).rename(aside / str(self.removed))
+
+    def clean(self):
+        shutil.rmtree(self.work / "removed", ignore_errors=True)

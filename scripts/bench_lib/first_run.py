@@ -1,7 +1,5 @@
 """The first run: everything is read and stored. Into a folder beside those who copy or back up files; to an S3 server beside a
 program that only puts the same objects."""
-import shutil
-
 from . import core, idle, server
 
 TITLE = "First run"
@@ -44,13 +42,13 @@ def s3(bench, fixtures, count):
 
 def timed(bench, *command, env=None):
     ran = bench.run(*command, env=env)
-    bench.remove("first-copy", "first-store", "first-state", "first-restic", "restic-cache")
+    bench.remove("first-copy", "first-store", "first-state", "first-restic")
     bench.settle()
     return ran.seconds
 
 
 def litesnap(bench, fixtures, count, store, keep=False, env=None):
-    shutil.rmtree(bench.work / "first-state", ignore_errors=True)
+    bench.remove("first-state")
     ran = bench.run(*bench.replicate(fixtures, store, bench.work / "first-state", "--once"), env=env)
     if f"stored={count} " not in ran.said:
         raise core.Failed(f"not all of {count} were stored: {ran.said[-2000:]}")

@@ -25,15 +25,17 @@ class Writers:
 
     def __init__(self, bench, fixtures):
         self.list = bench.work / "live-list"
-        modes = (path for path in sorted(fixtures.glob("*/*.db")))
-        chosen = [path for number, path in enumerate(modes) if number % 100 == 50]
-        self.paths = [str(path) for path in chosen]
+        self.paths = [str(path) for number, path in enumerate(sorted(fixtures.glob("*/*.db"))) if number % 100 == 50]
         self.list.write_text("".join(f"{path}\n" for path in self.paths))
         self.process = subprocess.Popen([bench.floor_program, "live", self.list], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answer("opening their databases")
 
     def ask(self, words):
         self.process.stdin.write(words + "\n")
         self.process.stdin.flush()
+        return self.answer(words)
+
+    def answer(self, words):
         answer = self.process.stdout.readline()
         if not answer:
             raise core.Failed(f"the writers ended at {words!r}")

@@ -200,12 +200,17 @@ static void recorded_end(void) { pthread_mutex_unlock(&recording); }
 static int open_at(int dir, const char *path, int flags, mode_t mode) {
     FAIL_IF(decide_at(OPEN, dir, path));
     char full[PATH_MAX];
-    int changes = flags & (O_CREAT | O_TRUNC), is = changes && recorded_at(dir, path, full);
+    int nameless = (flags & O_TMPFILE) == O_TMPFILE, changes = nameless || flags & (O_CREAT | O_TRUNC);
+    int is = changes && recorded_at(dir, path, full);
     int was_there = is && !syscall(SYS_faccessat, AT_FDCWD, full, F_OK);
     int fd = (int)syscall(SYS_openat, dir, path, flags, mode);
     if (is) {
-        if (fd >= 0 && !was_there) record('c', full, "", 0, inode_of(fd), "", 0);
-        if (fd >= 0 && was_there && (flags & O_TRUNC)) record('t', full, "", 0, inode_of(fd), "", 0);
+        /* Made in a folder that was there; its own path is what its descriptor says. */
+        if (fd >= 0 && nameless) {
+            path_of(fd, full);
+            record('n', full, "", 0, inode_of(fd), "", 0);
+        } else if (fd >= 0 && !was_there) record('c', full, "", 0, inode_of(fd), "", 0);
+        else if (fd >= 0 && (flags & O_TRUNC)) record('t', full, "", 0, inode_of(fd), "", 0);
         recorded_end();
     }
     return fd;
@@ -305,9 +310,14 @@ int fdatasync(int fd) { return sync_fd(fd, SYS_fdatasync, 's'); }
 int syncfs(int fd) { return sync_fd(fd, SYS_syncfs, 'S'); }
 
 static int move(int from_dir, const char *from, int to_dir, const char *to, unsigned flags, char what) {
-    FAIL_IF(decide_at(RENAME, from_dir, from));
+    char behind[PATH_MAX];
+    /* A file without a name is named by its descriptor, or by where /proc shows that. */
+    int by_proc = flags & AT_SYMLINK_FOLLOW && !strncmp(from, "/proc/self/fd/", 14);
+    if (by_proc) path_of(atoi(from + 14), behind);
+    const char *known = by_proc ? behind : from;
+    FAIL_IF(decide_at(RENAME, from_dir, known));
     char old[PATH_MAX], new[PATH_MAX];
-    int is = recorded_at(from_dir, from, old);
+    int is = recorded_at(from_dir, known, old);
     if (is) absolute(to_dir, to, new);
     int result = what == 'r' ? (int)syscall(SYS_renameat2, from_dir, from, to_dir, to, flags)
                              : (int)syscall(SYS_linkat, from_dir, from, to_dir, to, flags);

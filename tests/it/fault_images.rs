@@ -83,7 +83,7 @@ impl<'a> Disk<'a> {
             if !change.path.starts_with(&root) {
                 return None;
             }
-            if change.what == b'c' {
+            if matches!(change.what, b'c' | b'n') {
                 by_inode.insert(change.inode, n);
             }
             // A folder may have the inode of a file that is no more.
@@ -138,18 +138,24 @@ impl<'a> Disk<'a> {
         let certain = self.certain(cut);
         let names_end = certain.names + luck.below(cut.max(certain.names + 1) - certain.names);
         let (mut folders, mut names) = (Vec::new(), BTreeMap::<&Path, usize>::new());
+        // Files without a name, by what their descriptors say: no disk shows them before they are linked.
+        let mut nameless = BTreeMap::<&Path, usize>::new();
         let mut content = BTreeMap::<usize, Vec<u8>>::new();
         let newest_write = self.mine(cut).filter(|(_, change)| change.what == b'w').map(|(n, _)| n).last();
         // Of what is not certain: nothing, all of it, or each by chance.
         let odds = [0, 100, 50, 85][luck.below(4)];
         for (n, change) in self.mine(cut) {
+            if change.what == b'n' {
+                nameless.insert(&change.path, n);
+            }
             if change.is_of_names() && n <= names_end {
                 match change.what {
                     b'm' => folders.push(change.path.as_path()),
                     b'c' => drop(names.insert(&change.path, n)),
                     b'u' => drop(names.remove(change.path.as_path())),
                     _ => {
-                        let file = names.get(change.path.as_path()).copied();
+                        let path = change.path.as_path();
+                        let file = names.get(path).or_else(|| nameless.get(path)).copied();
                         if change.what == b'r' {
                             names.remove(change.path.as_path());
                         }
