@@ -4,6 +4,8 @@ import contextlib, dataclasses, json, os, pathlib, shutil, signal, statistics, s
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Well beyond the two seconds below which a stamp counts as young.
 SETTLED_S = 5.0
+# Beyond this, a folder as a store takes longer to make than all that is measured.
+IN_FOLDER_MAX = 100_000
 
 
 class Failed(Exception):
@@ -141,7 +143,10 @@ class Bench:
     def __init__(self, work, quick, rounds, counts, litesnap, floor):
         self.work, self.quick, self.rounds, self.counts = work, quick, rounds, counts
         self.litesnap, self.floor_program = litesnap, floor
-        self.skipped, self.removed = [], 0
+        # Whether those are measured as well whose own first run takes long.
+        self.with_peers = not quick
+        self.skipped, self.removed, self.stores = [], 0, {}
+        self.closing = contextlib.ExitStack()
 
     def say(self, text):
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -180,17 +185,29 @@ class Bench:
         return [self.litesnap, "replicate", self.patterns(fixtures), "--store", store, "--state-dir", state, *plain, *options]
 
     def stored(self, layout, count):
-        """(fixtures, store, state) after a first run that stored everything."""
+        """(fixtures, store, state) after a first run that stored everything: in a folder, or, of very many, on an S3 server in memory,
+        which is there until this program ends."""
         fixtures = self.fixtures(layout, count)
+        if (layout, count) not in self.stores:
+            self.stores[layout, count] = self.first_run(fixtures, layout, count)
+        return fixtures, *self.stores[layout, count]
+
+    def first_run(self, fixtures, layout, count):
+        from . import server
         store, state, done = (self.work / f"{kind}-{layout}-{count}" for kind in ("store", "state", "stored"))
-        if not done.exists():
-            self.say(f"first run over {fixtures.name}")
-            ran = self.run(*self.replicate(fixtures, store, state, "--once"))
-            if f"stored={count} " not in ran.said:
-                raise Failed(f"the first run did not store {count}: {ran.said[-2000:]}")
+        if count > IN_FOLDER_MAX:
+            shutil.rmtree(state, ignore_errors=True)
+            store = self.closing.enter_context(server.running(self)).url("store")
+        elif done.exists():
+            return store, state
+        self.say(f"first run over {fixtures.name}")
+        ran = self.run(*self.replicate(fixtures, store, state, "--once"), env=server.ENV)
+        if f"stored={count} " not in ran.said:
+            raise Failed(f"the first run did not store {count}: {ran.said[-2000:]}")
+        if count <= IN_FOLDER_MAX:
             done.touch()
-            self.settle()
-        return fixtures, store, state
+        self.settle()
+        return store, state
 
     def settle(self):
         """What was written is on disk: nothing measured next pays for it."""
@@ -215,4 +232,5 @@ class Bench:
                 (self.work / name).rename(aside / str(self.removed))
 
     def clean(self):
+        self.closing.close()
         shutil.rmtree(self.work / "removed", ignore_errors=True)

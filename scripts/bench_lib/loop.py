@@ -1,7 +1,7 @@
 """The loop of litesnap at work, watched through the metrics that it serves."""
 import contextlib, pathlib, re, socket, time, urllib.error, urllib.request
 
-from . import core
+from . import core, server
 
 # Seldom enough that answering takes nothing from the cycles measured.
 ASK_S = 0.1
@@ -56,5 +56,5 @@ def running(bench, fixtures, store, state, *options, env=None):
     """A loop over `fixtures`, stopped at the end."""
     port, said = free_port(), bench.work / "loop-said"
     command = bench.replicate(fixtures, store, state, "--listen", f"127.0.0.1:{port}", *options)
-    with core.background(command, said, env) as process:
+    with core.background(command, said, env or server.ENV) as process:
         yield Loop(process, port, said)

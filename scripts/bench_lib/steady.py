@@ -57,6 +57,7 @@ def live(bench, count):
         # They were changed: whoever comes next makes them anew.
         bench.remove(fixtures.name, "steady-state", f"store-{fixtures.name}", f"state-{fixtures.name}")
         (bench.work / f"stored-{fixtures.name}").unlink(missing_ok=True)
+        bench.stores.pop(("flat", count), None)
 
 
 def rows(state):
