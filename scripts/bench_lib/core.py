@@ -1,6 +1,8 @@
 """What all sections of the benchmark share: programs run and measured, databases made, figures and what is wanted of them."""
 import contextlib, dataclasses, json, os, pathlib, shutil, signal, statistics, subprocess, sys, time
 
+from . import server
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # Well beyond the two seconds below which a stamp counts as young.
 SETTLED_S = 5.0
@@ -193,7 +195,6 @@ class Bench:
         return fixtures, *self.stores[layout, count]
 
     def first_run(self, fixtures, layout, count):
-        from . import server
         store, state, done = (self.work / f"{kind}-{layout}-{count}" for kind in ("store", "state", "stored"))
         if count > IN_FOLDER_MAX:
             shutil.rmtree(state, ignore_errors=True)

@@ -30,7 +30,7 @@ def run(bench):
     yield core.Line(f"large-{size_mb}", f"a database of {size_mb:,} MB into a folder, from start to end of the process", "MB/s", figures,
                     [core.Target("litesnap", to="LZ4 frame, 1 thread", at_least=0.9)],
                     "LZ4 frame: read, compressed and written, not synced; litesnap also hashes it twice and waits for the disk")
-    yield core.Line(f"large-memory-{size_mb}", f"the same: peak of the process", "MB", {"litesnap": peaks},
+    yield core.Line(f"large-memory-{size_mb}", "the same: peak of the process", "MB", {"litesnap": peaks},
                     [core.Target("litesnap", at_most=64.0, stat="max")])
     yield from writer(bench, database, size_mb)
     shutil.rmtree(database.parent)

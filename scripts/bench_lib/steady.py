@@ -61,7 +61,7 @@ def live(bench, count):
 
 
 def rows(state):
-    """(number, ms, stored) of the cycles that changed something."""
+    """(number, ms, stored) of the last cycles."""
     with contextlib.closing(sqlite3.connect(f"file:{next(state.glob('*.db'))}?mode=ro", uri=True)) as db:
         return db.execute("SELECT no, elapsed_ms, stored FROM cycles ORDER BY no").fetchall()
 

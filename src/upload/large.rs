@@ -26,8 +26,8 @@ const PART_MIN: u64 = 8 << 20;
 const PARTS_MAX: u64 = 10_000;
 /// Parts of one object in flight at once, memory and request slots permitting.
 const PARTS_AT_ONCE: usize = 4;
-/// A folder writes a part in pieces of this size. With one write for all of it, Linux takes other, larger pages for the file: that
-/// took two to four times as long here.
+/// A folder writes a part in pieces of this size: one write for all of it took more CPU here, perhaps for the larger pages that Linux
+/// takes for the file then.
 const PIECE: usize = 128 << 10;
 
 /// Parts of one object on their way, each with the slot that it gives back.
