@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use rusqlite::Connection;
 
 use crate::place::{Place, Ran, Running, eventually};
 
@@ -322,14 +323,20 @@ fn a_pattern_that_matches_nothing_is_an_error_once_unless_allowed() {
 #[test]
 fn the_loop_warns_once_and_picks_up_a_database_made_later() {
     let place = Place::new();
-    let running = Running::start(place.replicate("data/**/*.db", &["missing/*.db", "--interval", "50ms"]));
-    assert!(!eventually(Duration::from_millis(500), || !alive(running.pid())));
-    place.make("late/a.db", "wal", 2);
+    let early = place.make("early/a.db", "wal", 2);
+    let more = ["data/late/*.db", "missing/*.db", "--interval", "50ms"];
+    let running = Running::start(place.replicate("data/early/*.db", &more));
     assert!(eventually(LONG, || place.objects().len() == 1));
+    // Once this is stored too, a whole cycle has seen the others missing, and the next has begun.
+    Connection::open(&early).unwrap().execute_batch("INSERT INTO t VALUES (3)").unwrap();
+    assert!(eventually(LONG, || place.objects().len() == 2));
+    place.make("late/a.db", "wal", 2);
+    assert!(eventually(LONG, || place.objects().len() == 3));
     let ran = running.stop().expect_code(0);
-    for pattern in ["data/**/*.db", "missing/*.db"] {
+    for pattern in ["data/late/*.db", "missing/*.db"] {
         assert_eq!(ran.err.matches(&format!("nothing matches {pattern}")).count(), 1, "{}", ran.err);
     }
+    assert!(!ran.err.contains("nothing matches data/early"), "{}", ran.err);
     assert!(!ran.err.contains("litesnap::"), "module names are noise: {}", ran.err);
 }
 
@@ -516,7 +523,7 @@ fn a_dry_run_writes_nothing_and_agrees_with_the_run() {
     for (name, mode) in [("a.db", "wal"), ("b c%.db", "delete"), ("d/e.db", "wal")] {
         place.make(name, mode, 2);
     }
-    let app = rusqlite::Connection::open(place.db("d/e.db")).unwrap();
+    let app = Connection::open(place.db("d/e.db")).unwrap();
     app.execute_batch("INSERT INTO t VALUES(7)").unwrap();
     let dry = |more: &[&str]| -> Ran {
         place.replicate("data/**/*.db", &[&["--dry-run"], more].concat()).output().unwrap().into()
