@@ -7,12 +7,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
-use tokio::sync::mpsc;
 
 use crate::backlog::Wait;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
@@ -32,7 +31,7 @@ use crate::snapshot::{Image, Snapshot};
 use crate::stamps::Stamps;
 use crate::state::{Change, Flags, Row, Rows, id_of};
 use crate::timestamp::{Timestamp, next_timestamp};
-use crate::upload::{Body, Job, Outcome};
+use crate::upload::{Body, Job, Outcome, queue};
 use crate::watch::{Candidate, Pass, WAVE_MAX, Wave};
 
 /// Jobs between the snapshots and the uploads; their bytes are bounded by the budget.
@@ -72,6 +71,8 @@ pub(crate) struct Cycle {
     /// Answers of a store that is up.
     uploads_ok: AtomicU64,
     pub(crate) burials: Burials,
+    /// Number of its first scan.
+    first_scan: AtomicU16,
     changed: AtomicU64,
     untried: AtomicU64,
     /// Of the changed ones, those that came to an end of whatever kind.
@@ -109,6 +110,7 @@ impl Cycle {
             store_failure: Mutex::default(),
             uploads_ok: AtomicU64::new(0),
             burials: Burials::default(),
+            first_scan: AtomicU16::new(0),
             changed: AtomicU64::new(0),
             untried: AtomicU64::new(0),
             settled: AtomicU64::new(0),
@@ -134,11 +136,12 @@ impl Cycle {
             let mut wave = self.scan(*scan_no, further, WAVE_MAX, &requested);
             self.cut_short.fetch_or(engine.watch.control.is_stopped(), Ordering::Relaxed);
             if !further {
+                report.held = wave.held;
+                self.first_scan.store(*scan_no, Ordering::Relaxed);
                 let gone = self.note_scan(&mut wave, report, *scan_no);
                 // Beside the snapshots: neither waits for the other.
                 burying = (!gone.is_empty()).then(|| engine.runtime.spawn(Arc::clone(self).bury(gone, *scan_no)));
             }
-            report.held = wave.held;
             self.took_up.fetch_or(!wave.candidates.is_empty() || !wave.clashing.is_empty(), Ordering::Relaxed);
             for (candidate, failure) in wave.clashing {
                 self.refuse(&candidate, failure);
@@ -210,11 +213,13 @@ impl Cycle {
         })
     }
 
-    /// Puts the counts of a cycle whose facts are all recorded into `report`.
+    /// Puts the counts of a cycle whose facts are all recorded into `report`. `scan_no` is the number of its last scan.
     pub(crate) fn summarise(&self, scan_no: u16, report: &mut CycleReport) {
         let count = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let first_scan = self.first_scan.load(Ordering::Relaxed);
         self.engine.watch.table.each(|slot| {
-            let there = slot.scan == scan_no && !slot.flags.has(Flags::NOT_A_DATABASE);
+            let seen = slot.scan != 0 && slot.scan.wrapping_sub(first_scan) <= scan_no.wrapping_sub(first_scan);
+            let there = seen && !slot.flags.has(Flags::NOT_A_DATABASE);
             report.databases += u64::from(there);
         });
         report.changed = count(&self.changed);
@@ -335,7 +340,7 @@ impl Cycle {
         let engine = &self.engine;
         self.changed.fetch_add(len(candidates.len()), Ordering::Relaxed);
         self.observer.planned(len(candidates.len()));
-        let (jobs, inbox) = mpsc::channel(JOBS_MAX);
+        let (jobs, inbox) = queue::queue(JOBS_MAX);
         let cycle = Arc::clone(self);
         let ended = move |job, outcome| Arc::clone(&cycle).ended(job, outcome);
         let uploading = engine.runtime.spawn(Arc::clone(&engine.uploader).run(inbox, ended));
@@ -358,7 +363,7 @@ impl Cycle {
     }
 
     /// Brings one database from "changed" to a job for the uploads, a recorded "same as before", or a failure.
-    fn protect(self: &Arc<Self>, candidate: &Candidate, row: Result<Option<Row>>, jobs: &mpsc::Sender<Job>) {
+    fn protect(self: &Arc<Self>, candidate: &Candidate, row: Result<Option<Row>>, jobs: &queue::Sender<Job>) {
         let row = match row {
             Ok(row) => row.filter(|row| row.path == *candidate.path),
             Err(e) => {
@@ -387,10 +392,10 @@ impl Cycle {
     }
 
     /// Stores `job` on this thread where that is the shorter way, else leaves it to the uploads.
-    fn hand_over(self: &Arc<Self>, mut job: Job, jobs: &mpsc::Sender<Job>) {
+    fn hand_over(self: &Arc<Self>, mut job: Job, jobs: &queue::Sender<Job>) {
         let engine = &self.engine;
         if !engine.uploader.takes_here(&job) {
-            return jobs.blocking_send(job).expect("the uploads take jobs until their sender is gone");
+            return jobs.send(job).expect("the uploads take jobs until their sender is gone");
         }
         engine.runtime.block_on(async {
             let outcome = engine.uploader.put_here(&mut job).await;

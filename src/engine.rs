@@ -134,9 +134,9 @@ pub(crate) fn runtime() -> Result<Runtime> {
         .map_err(|source| Error::Io { attempt: "start the threads that upload", path: PathBuf::new(), source })
 }
 
-/// At least two threads, so that one large database does not stop all others.
+/// Two threads for each processor: while one waits for the disk, another has work. So one large database never stops all others.
 pub(crate) fn pool() -> Result<rayon::ThreadPool> {
-    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
+    let threads = 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|n| format!("read{n}")).build().map_err(|e| {
         Error::Io { attempt: "start the threads that read", path: PathBuf::new(), source: std::io::Error::other(e) }
     })

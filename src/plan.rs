@@ -50,12 +50,12 @@ pub fn dry_run(config: Config, env: &Env, clock: Arc<dyn Clock>, mut tell: impl 
         let pass = Pass { further, room: WAVE_MAX, waits: &|_, _, _| () };
         let mut wave = watch.scan(scan_no, pass, pace, &requested);
         if !further {
+            report.held = wave.held;
             report.matched = wave.matched;
             for error in wave.report.errors {
                 wave.failures.push((error.path, crate::snapshot::io_failure("look at it", &error.source)));
             }
         }
-        report.held = wave.held;
         let mut refused = wave.failures;
         refused.extend(wave.clashing.into_iter().map(|(candidate, failure)| (candidate.path.into(), failure)));
         wave.candidates.sort_by(|a, b| a.path.cmp(&b.path));

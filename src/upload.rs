@@ -5,6 +5,7 @@
 //! leaves objects that no state knows: harmless, for the next cycle stores the same content under another key.
 
 mod large;
+pub(crate) mod queue;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ pub(crate) use large::part_size;
 use bytes::Bytes;
 use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -219,7 +220,7 @@ impl Uploader {
     }
 
     /// Uploads all `jobs` until their sender is dropped, and hands each one's end to `ended`.
-    pub async fn run<F, R>(self: Arc<Self>, mut jobs: mpsc::Receiver<Job>, ended: F)
+    pub(crate) async fn run<F, R>(self: Arc<Self>, mut jobs: queue::Receiver<Job>, ended: F)
     where
         F: Fn(Job, Outcome) -> R + Clone + Send + 'static,
         R: Future<Output = ()> + Send + 'static,

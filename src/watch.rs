@@ -52,7 +52,8 @@ pub struct Candidate {
 /// A scan's findings.
 #[derive(Debug, Default)]
 pub struct Wave {
-    /// What to take up, at most [`WAVE_MAX`].
+    /// What to take up: at most the room that there was, and in a first scan all with several names, for which a further scan would
+    /// not have all names.
     pub candidates: Vec<Candidate>,
     /// There are more.
     pub more: bool,
@@ -76,7 +77,8 @@ pub type Told<'a> = dyn Fn(u64, &Path, Wait) + Sync + 'a;
 /// Which scan of a cycle it is.
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
-    /// Not the first: what was told before is not told again.
+    /// Not the first: what was told before is not told again, and it may end once there is no more room. Only of a first one are the
+    /// report, what matched and what is held back complete.
     pub further: bool,
     /// Databases to take up; with 0, the scan only tells what is left.
     pub room: usize,
@@ -142,10 +144,15 @@ impl Watch {
 
     /// The key prefix, unless the path alone tells it.
     fn prefix(&self, path: &Path, pattern: usize) -> Result<Option<String>, Failure> {
-        if self.config.template.as_str() == TEMPLATE_DEFAULT {
+        if self.has_plain_keys() {
             return Ok(None);
         }
         self.render(path, Some(pattern)).map(Some)
+    }
+
+    /// Whether the path alone tells the key prefix, and each has its own.
+    fn has_plain_keys(&self) -> bool {
+        self.config.template.as_str() == TEMPLATE_DEFAULT
     }
 
     /// The fingerprint of a database with these stamps and this key prefix.
@@ -170,10 +177,14 @@ impl Watch {
             linked: Mutex::default(),
             places: Mutex::default(),
             matched: self.config.patterns.iter().map(|_| AtomicBool::new(false)).collect(),
+            enough: AtomicBool::new(false),
         };
         let scanner = Scanner::new(&self.config.patterns, &self.config.excludes, &self.own);
-        let report = self.pool.install(|| scanner.run(self.control.stop_flag(), &scan));
-        scan.settle_links();
+        let stop = if scan.is_short() { &scan.enough } else { self.control.stop_flag() };
+        let report = self.pool.install(|| scanner.run(stop, &scan));
+        if !pass.further {
+            scan.settle_links();
+        }
         let mut wave = scan.settle_places();
         wave.report = report;
         wave
@@ -238,6 +249,8 @@ struct Sight<'a> {
     stamps: &'a Stamps,
     stamped_at: Nanos,
     by_magic: bool,
+    /// It has several names.
+    linked: bool,
 }
 
 impl Sight<'_> {
@@ -269,6 +282,8 @@ struct Judging<'a> {
     /// (hash of the key prefix, id), where the template could give two databases one prefix.
     places: Mutex<Vec<(u64, u64)>>,
     matched: Vec<AtomicBool>,
+    /// Of a short scan: it may end.
+    enough: AtomicBool,
 }
 
 impl Visitor for Judging<'_> {
@@ -281,7 +296,8 @@ impl Visitor for Judging<'_> {
         for ((found, id), seen) in single.iter().zip(ids).zip(seen) {
             self.judge(found, id, seen, None);
         }
-        if !linked.is_empty() {
+        // A first scan takes up all of these, whatever the room.
+        if !linked.is_empty() && !self.pass.further {
             self.linked.lock().extend(linked.iter().map(Linked::new));
         }
     }
@@ -292,10 +308,28 @@ impl Visitor for Judging<'_> {
 
     fn gets_on(&self) {
         self.watch.control.gets_on();
+        if self.pass.further && self.watch.control.is_stopped() {
+            self.enough.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn skips_some(&self) -> bool {
+        self.is_short()
+    }
+
+    fn skips(&self, path: &Path) -> bool {
+        let slot = self.watch.table.get(id_of(path, self.watch.db.seed()));
+        slot.is_some_and(|slot| slot.flags.has(Flags::TAKEN))
     }
 }
 
 impl Judging<'_> {
+    /// Whether it passes over what was taken up before, and ends when it has no more room: of very many databases, each further
+    /// scan would else look at them all. Not where two may be found to have one key prefix: for that all must be seen.
+    fn is_short(&self) -> bool {
+        self.pass.further && self.watch.has_plain_keys()
+    }
+
     /// One file with several names is stored once, under the first of its names, and read under the one beside which
     /// its sidecars lie: what is committed is in them.
     fn settle_links(&self) {
@@ -368,7 +402,8 @@ impl Judging<'_> {
         let fingerprint = Fingerprint::of(stamps, place, watch.db.seed());
         let verdict = detect(seen.slot.last_seen().as_ref(), &fingerprint, stamps, taken_at, watch.slack);
         let by_magic = watch.config.patterns[pattern].magic_only();
-        let sight = Sight { id, path, read_path, prefix, stamps, stamped_at: taken_at, by_magic };
+        let linked = found.stat.nlink > 1;
+        let sight = Sight { id, path, read_path, prefix, stamps, stamped_at: taken_at, by_magic, linked };
         self.act(&seen.slot, verdict, sight);
     }
 
@@ -396,8 +431,10 @@ impl Judging<'_> {
                 (self.pass.waits)(slot.id, sight.path, Wait::Held);
                 self.watch.table.update(slot.id, |slot| slot.flags = slot.flags.with(Flags::COOLING, true));
             }
-            Action::Snapshot => self.take_up(sight.candidate(why, false)),
-            Action::Refresh => self.take_up(sight.candidate(why, true)),
+            Action::Snapshot | Action::Refresh => {
+                let has_room_anyway = sight.linked;
+                self.take_up(sight.candidate(why, action == Action::Refresh), has_room_anyway);
+            }
         }
     }
 
@@ -410,10 +447,11 @@ impl Judging<'_> {
         if why == Why::New || slot.stored_s == 0 { now_s } else { changed.max(slot.stored_s).min(now_s) }
     }
 
-    fn take_up(&self, candidate: Candidate) {
+    fn take_up(&self, candidate: Candidate, has_room_anyway: bool) {
         let mut wave = self.wave.lock();
-        if wave.candidates.len() >= self.pass.room {
+        if wave.candidates.len() >= self.pass.room && !has_room_anyway {
             wave.more = true;
+            self.enough.store(self.pass.room > 0, Ordering::Relaxed);
             if self.pass.room == 0 {
                 wave.left += 1;
                 drop(wave);
@@ -519,43 +557,4 @@ impl Clash {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::FixedClock;
-    use crate::detect::is_racy;
-
-    #[test]
-    fn what_was_written_while_it_was_looked_for_is_young_however_late_it_is_judged() {
-        let (began, looked, judged) = (1000 * SECOND, 1005 * SECOND, 1100 * SECOND);
-        let clock = FixedClock::new(judged);
-        let stamps = |time| {
-            let mut stamps = Stamps::default();
-            (stamps.main.mtime, stamps.main.ctime) = (time, 0);
-            stamps
-        };
-        let rows = [
-            // Before the scan: by its age when that began.
-            (990 * SECOND, began, false),
-            (999 * SECOND, began, true),
-            (began, began, true),
-            // Before its batch.
-            (1001 * SECOND, looked, false),
-            (1004 * SECOND, looked, true),
-            // Meanwhile: nobody knows how long after that it was looked at.
-            (1006 * SECOND, 1006 * SECOND, true),
-            (1099 * SECOND, 1099 * SECOND, true),
-            // In the future: no more than a clock can be wrong, or more.
-            (1101 * SECOND, judged, true),
-            (1200 * SECOND, looked, false),
-        ];
-        for (time, expected, racy) in rows {
-            let taken_at = taken_at(&stamps(time), began, looked, RACY_SLACK, &clock);
-            assert_eq!((taken_at, is_racy(&stamps(time), taken_at, RACY_SLACK)), (expected, racy), "{time}");
-        }
-        // One far in the future hides nothing of the others.
-        let mut both = stamps(1200 * SECOND);
-        both.main.ctime = 1006 * SECOND;
-        let taken_at = taken_at(&both, began, looked, RACY_SLACK, &clock);
-        assert!(is_racy(&both, taken_at, RACY_SLACK), "taken at {taken_at}");
-    }
-}
+mod tests;

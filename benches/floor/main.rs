@@ -28,6 +28,7 @@ use serde_json::json;
 
 const USAGE: &str =
     "usage: floor scan ROOT THREADS | lz4 FILE OUT | read LIST THREADS | backup LIST THREADS | live LIST
+       | keep LIST FOLDER THREADS
        | put ENDPOINT BUCKET PREFIX FOLDER|@LIST AT-ONCE | serve DELAY-MS [LOG] | serve-many COUNT LATENCY_MS OBJECT
        | state FILE COUNT BATCHES | bare FILE COUNT BATCHES";
 
@@ -53,6 +54,7 @@ fn main() -> Result<()> {
         }
         ["read", list, threads] => read::read(list, threads.parse().context("THREADS")?, read::plain)?,
         ["backup", list, threads] => read::read(list, threads.parse().context("THREADS")?, read::backup)?,
+        ["keep", list, folder, threads] => read::keep(list, Path::new(folder), threads.parse().context("THREADS")?)?,
         ["live", list] => return live::live(list),
         ["serve", delay_ms, ref log @ ..] if log.len() < 2 => {
             let delay = Duration::from_millis(delay_ms.parse().context("DELAY-MS")?);

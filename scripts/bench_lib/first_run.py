@@ -15,6 +15,7 @@ def run(bench):
 
 def folder(bench, fixtures, count):
     contenders = {"litesnap": lambda: litesnap(bench, fixtures, count, bench.work / "first-store")}
+    contenders["floor"] = lambda: floor(bench, fixtures)
     contenders["cp -a"] = lambda: timed(bench, "cp", "-a", fixtures, bench.work / "first-copy")
     if bench.tool("restic"):
         contenders["restic backup"] = lambda: restic(bench, fixtures)
@@ -24,7 +25,7 @@ def folder(bench, fixtures, count):
     figures = core.alternate(bench.rounds, contenders)
     targets = [core.Target("litesnap", to="restic backup", at_most=0.8)] if "restic backup" in figures else []
     return core.Line(f"first-folder-{count}", f"first run over {count:,} databases into a folder", "s", figures, targets,
-                     "cp and rclone copy files as they are, torn where they are being written; restic also deduplicates and encrypts; "
+                     "floor: each file read, compressed and kept as a file in a folder of its own, 2 threads, one sync at the end; cp and rclone copy files as they are, torn where they are being written; restic also deduplicates and encrypts; "
                      "nobody but litesnap waits until the disk has it", size=count)
 
 
@@ -38,6 +39,15 @@ def s3(bench, fixtures, count):
     return core.Line(f"first-s3-{count}", f"first run over {count:,} databases to an S3 server on this machine", "s", figures,
                      [core.Target("litesnap", to="bare puts", at_most=1.15)],
                      f"bare puts: the very objects from memory, create-only, {AT_ONCE} at a time; the server shares the two cores", size=count)
+
+
+def floor(bench, fixtures):
+    listed = bench.work / "first-list"
+    listed.write_text("".join(f"{path}\n" for path in sorted(fixtures.rglob("*.db"))))
+    seconds = bench.floor("keep", listed, bench.work / "first-copy", 2)["seconds"]
+    bench.remove("first-copy")
+    bench.settle()
+    return seconds
 
 
 def timed(bench, *command, env=None):

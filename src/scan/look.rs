@@ -160,6 +160,9 @@ impl<'w> Looker<'w> {
         if entry.link {
             return self.linked_file();
         }
+        if self.walk.skips(self.path()) {
+            return;
+        }
         self.stat_calls += 1;
         let base = Base { dir: folder.dir.as_fd(), from: folder.prefix };
         match self.stat(base, AtFlags::SYMLINK_NOFOLLOW) {

@@ -57,6 +57,16 @@ pub trait Visitor: Sync {
     /// Files that match, in the order in which they were met; at most [`BATCH_MAX`].
     fn found(&self, files: &Batch);
 
+    /// Whether there may be files of which the scan need not tell: then it asks before it looks at one.
+    fn skips_some(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing need be told of the file at `path`, which is not a symlink.
+    fn skips(&self, _path: &Path) -> bool {
+        false
+    }
+
     /// The time, for [`Found::stamped_at`].
     fn now(&self) -> Nanos {
         Nanos::MIN

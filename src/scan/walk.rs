@@ -22,6 +22,7 @@ pub(super) struct Walk<'w> {
     roots: &'w [Option<PathBuf>],
     stop: &'w AtomicBool,
     pub(super) visitor: &'w dyn Visitor,
+    skips_some: bool,
     pub(super) totals: &'w Totals,
     /// How many parts of it no thread has taken up yet.
     waiting: AtomicUsize,
@@ -50,7 +51,8 @@ impl<'w> Walk<'w> {
         let threads = rayon::current_num_threads();
         // A single thread has nobody to share with.
         let waiting_wanted = if threads == 1 { 0 } else { threads.min(WAITING_MAX) };
-        Self { scanner, index, roots, stop, visitor, totals, waiting: AtomicUsize::new(0), waiting_wanted }
+        let (skips_some, waiting) = (visitor.skips_some(), AtomicUsize::new(0));
+        Self { scanner, index, roots, stop, visitor, skips_some, totals, waiting, waiting_wanted }
     }
 
     /// Of the pattern, below its root.
@@ -60,6 +62,11 @@ impl<'w> Walk<'w> {
 
     pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether the visitor need not be told of the file at `path`.
+    pub(super) fn skips(&self, path: &Path) -> bool {
+        self.skips_some && self.visitor.skips(path)
     }
 
     /// Whether threads may soon have nothing to do.

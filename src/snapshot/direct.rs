@@ -11,8 +11,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use nix::libc;
+
 use super::large::{self, Order, Sink, Taken};
 use super::locks;
+use super::open_with;
 use super::temp::TempCopy;
 use crate::clock::{Clock, Nanos};
 use crate::content::ContentHash;
@@ -21,7 +24,7 @@ use crate::detect::RACY_SLACK;
 use crate::error::{Failure, Reason};
 use crate::fs::peculiar_behind;
 use crate::header::{HEADER_LEN, Header};
-use crate::stamps::{FileStat, Stamps};
+use crate::stamps::{FileStat, Stamps, sidecar};
 
 /// Bytes read between two looks at the stop flag.
 const CHUNK: usize = 1 << 20;
@@ -193,14 +196,14 @@ fn nobody_writes(file: &File) -> Result<(), NotRead> {
     if locks::writing(file)?.is_some() { Err(Doubt::Locked.into()) } else { Ok(()) }
 }
 
-/// Stamps that leave no doubt: no sidecar with content, nothing young, one name. A time in the future is young: how old
-/// it is cannot be told.
+/// Stamps that leave no doubt: no log with content, no journal that is to be rolled back, nothing young, one name. A time in the
+/// future is young: how old it is cannot be told.
 fn at_rest(main: &Path, probed_at: Nanos) -> Result<(Stamps, FileStat), NotRead> {
     let (stamps, stat) = Stamps::take(main)?;
     if stat.nlink != 1 {
         return Err(Doubt::Linked.into());
     }
-    if stamps.wal.is_some() || stamps.journal.is_some_and(|j| j.size > 0) {
+    if stamps.wal.is_some() {
         return Err(Doubt::Sidecar.into());
     }
     if stamps.times().any(|time| time > probed_at.saturating_sub(RACY_SLACK)) {
@@ -209,7 +212,21 @@ fn at_rest(main: &Path, probed_at: Nanos) -> Result<(Stamps, FileStat), NotRead>
     if stamps.main.size == 0 {
         return Err(Doubt::Header.into());
     }
+    if stamps.journal.is_some_and(|j| j.size > 0) && !is_spent(&sidecar(main, "-journal"))? {
+        return Err(Doubt::Sidecar.into());
+    }
     Ok((stamps, stat))
+}
+
+/// Whether SQLite, too, would pass over this journal: it goes by the first byte, which a commit in `journal_mode=PERSIST` sets to
+/// zero, and which a transaction sets before it writes to the main file (hasHotJournal, syncJournal in its pager.c). Between the
+/// looks at locks and stamps that tells of the whole read: nobody was in a transaction, and who begins one moves a time.
+fn is_spent(journal: &Path) -> io::Result<bool> {
+    // Whatever it may be: to open it must not wait.
+    let file = open_with(journal, libc::O_NONBLOCK)?;
+    let mut first = [0xff];
+    file.read_exact_at(&mut first, 0)?;
+    Ok(first == [0])
 }
 
 /// By path, for the file may have been replaced; and by descriptor, for it may have been before the first stamps.

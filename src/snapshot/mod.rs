@@ -36,7 +36,7 @@ use crate::control::Control;
 use crate::error::{Error, Failure, Reason, Result};
 use crate::fs::create_private_dir;
 use crate::header::{self, Header};
-use crate::stamps::{FileStat, Stamps};
+use crate::stamps::{FileStat, Stamps, sidecar, stat_if_there};
 
 use direct::{Content, NotRead};
 use in_flight::InFlight;
@@ -185,12 +185,12 @@ impl Reader {
     /// # Errors
     /// A [`Failure`] that says why this database cannot be read now. Nothing is left behind in any case.
     pub fn take(&self, main: &Path, known: Option<ContentHash>) -> Result<Snapshot, Failure> {
-        let stamped_at = self.clock.now();
-        let (stamps, stat) = Stamps::take(main).map_err(|e| io_failure("look at it", &e))?;
+        let stat = FileStat::from(&std::fs::metadata(main).map_err(|e| io_failure("look at it", &e))?);
         let _only_one = self.open.enter((stat.dev, stat.ino));
         let (file, header) = self.probe(main, &stat)?;
-        let wal = stamps.wal.map_or(0, |w| w.size);
-        let estimate = stat.size.saturating_add(wal);
+        let wal = if is_wal(&header) { stat_if_there(&sidecar(main, "-wal")) } else { Ok(None) };
+        let wal = wal.map_err(|e| io_failure("look at its -wal", &e))?;
+        let estimate = stat.size.saturating_add(wal.map_or(0, |wal| wal.size));
         let is_large = estimate > self.memory_max;
         let room = large::room_for(estimate, pages::are_given());
         let room = is_large.then(|| self.temp.reserve(room, self.control.stop_flag())).transpose()?;
@@ -198,8 +198,7 @@ impl Reader {
         // much: the blocks that are compressed need less, but its -wal may be what is large, and then it is copied in memory
         // all the same.
         let permit = self.budget.take(3 * estimate.min(self.memory_max) + (256 << 10));
-        let seen = Seen { stamps, stamped_at, stat, wal_mode: is_wal(&header) };
-        let Got { copied, seen } = self.read(main, file, room, seen, known)?;
+        let Got { copied, seen } = self.read(main, file, &stat, is_wal(&header), room, known)?;
         let content_hash = copied.content_hash.map_or_else(|| hash(&copied, &seen.stat), Ok)?;
         Ok(Snapshot {
             image: copied.image,
@@ -262,7 +261,7 @@ impl Reader {
                 return Ok(());
             }
             match std::fs::metadata(main) {
-                Ok(named) if is_same(&named, file) => {}
+                Ok(named) if is_same(&FileStat::from(&named), file) => {}
                 Ok(_) => return Err(replaced()),
                 Err(e) => return Err(io_failure("look at it again", &e)),
             }
@@ -274,20 +273,22 @@ impl Reader {
         ))
     }
 
-    /// Without SQLite, if the database is shown to be at rest; else through it. `file` is the main file, open.
+    /// Without SQLite, if the database is shown to be at rest; else through it. `file` is the main file, open, and `stat` what was
+    /// seen of it.
     fn read(
         &self,
         main: &Path,
         file: File,
+        stat: &FileStat,
+        wal_mode: bool,
         room: Option<TempCopy>,
-        seen: Seen,
         known: Option<ContentHash>,
     ) -> Result<Got, Failure> {
         if !self.always_sqlite {
             let how = direct::How {
                 clock: self.clock.as_ref(),
                 memory_max: self.memory_max,
-                size_max: seen.stat.size,
+                size_max: stat.size,
                 known,
                 control: &self.control,
             };
@@ -305,12 +306,14 @@ impl Reader {
         }
         // Before SQLite opens it: closing a descriptor drops all locks that this process has on the file. And only this
         // file: another that took its name since may be open in another thread.
-        let named = std::fs::metadata(main).map_err(|e| io_failure("look at it again", &e))?;
+        let stamped_at = self.clock.now();
+        let (stamps, named) = Stamps::take(main).map_err(|e| io_failure("look at it again", &e))?;
         let is_same = is_same(&named, &file);
         drop(file);
-        if !is_same || (named.dev(), named.ino()) != (seen.stat.dev, seen.stat.ino) {
+        if !is_same || (named.dev, named.ino) != (stat.dev, stat.ino) {
             return Err(replaced());
         }
+        let seen = Seen { stamps, stamped_at, stat: named, wal_mode };
         if let Some(room) = &room {
             room.empty()
                 .map_err(|e| Failure::new(Reason::CopyFailed, format!("cannot empty its temporary copy: {e}")))?;
@@ -401,11 +404,16 @@ fn got(read: direct::Read, room: Option<TempCopy>) -> Result<Got, Failure> {
 
 /// Opens `main` for reading, without moving its time of last access where we may ask for that.
 pub(crate) fn open_quietly(main: &Path) -> io::Result<File> {
+    open_with(main, 0)
+}
+
+/// The same, with more `flags`.
+fn open_with(path: &Path, flags: i32) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let quietly = File::options().read(true).custom_flags(nix::libc::O_NOATIME).open(main);
-    match quietly {
+    let open = |flags| File::options().read(true).custom_flags(flags).open(path);
+    match open(flags | nix::libc::O_NOATIME) {
         // Only its owner and root may.
-        Err(e) if e.raw_os_error() == Some(nix::libc::EPERM) => File::open(main),
+        Err(e) if e.raw_os_error() == Some(nix::libc::EPERM) => open(flags),
         opened => opened,
     }
 }
@@ -416,8 +424,8 @@ fn replaced() -> Failure {
 }
 
 /// Whether `file` is the one of which `named` tells.
-fn is_same(named: &std::fs::Metadata, file: &File) -> bool {
-    file.metadata().is_ok_and(|open| (named.dev(), named.ino()) == (open.dev(), open.ino()))
+fn is_same(named: &FileStat, file: &File) -> bool {
+    file.metadata().is_ok_and(|open| (named.dev, named.ino) == (open.dev(), open.ino()))
 }
 
 /// Reading a WAL-mode database makes the sidecars that are missing, and only somebody who may write the main file can

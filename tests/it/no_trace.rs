@@ -96,11 +96,9 @@ impl Case {
 
     /// Whether it can be shown from outside that nobody is writing it.
     fn is_at_rest(&self) -> bool {
-        let keeps_a_journal = self.mode == "persist";
         match self.state {
-            AtRest | Reading => !keeps_a_journal,
-            EmptySidecars | EmptyWal | LoneShm | EmptyJournal | Checkpointed => true,
-            Idle | Crashed => !keeps_a_journal && self.mode != "wal",
+            AtRest | Reading | EmptySidecars | EmptyWal | LoneShm | EmptyJournal | Checkpointed => true,
+            Idle | Crashed => self.mode != "wal",
             // In WAL mode nothing is written, and no lock of the main file taken, before the commit.
             Reserved => self.mode == "wal",
             _ => false,

@@ -205,14 +205,17 @@ fn a_young_stamp_is_no_rest() {
     }
 }
 
+/// A journal whose first byte is zero is what a commit in `journal_mode=PERSIST` leaves, and SQLite passes over it.
 #[test]
 fn what_has_sidecars_with_content_is_not_at_rest() {
     let place = Place::new("CREATE TABLE t(x)");
     for (suffix, content, doubt) in [
         ("-wal", "", None),
         ("-wal", "frames", Some(Doubt::Sidecar)),
+        ("-wal", "\0frames", Some(Doubt::Sidecar)),
         ("-journal", "", None),
         ("-journal", "pages", Some(Doubt::Sidecar)),
+        ("-journal", "\0pages", None),
     ] {
         let path = crate::stamps::sidecar(&place.main(), suffix);
         std::fs::write(&path, content).unwrap();
@@ -224,6 +227,28 @@ fn what_has_sidecars_with_content_is_not_at_rest() {
             "{suffix} {content:?}"
         );
     }
+}
+
+/// The journal that a database in `journal_mode=PERSIST` keeps: spent after each commit, and no longer once somebody writes.
+#[test]
+fn a_spent_journal_is_passed_over_until_a_transaction_uses_it() {
+    let persist = format!("PRAGMA journal_mode=persist; {THREE_MIB}; UPDATE t SET x=randomblob(3 << 20)");
+    let sql = "sql PRAGMA journal_mode=persist; UPDATE t SET x=randomblob(3 << 20)";
+    let place = Place::new(&persist);
+    let journal = crate::stamps::sidecar(&place.main(), "-journal");
+    assert!(std::fs::metadata(&journal).unwrap().len() > 4096, "it is kept");
+    assert_eq!(place.doubt(&[]), None);
+    assert_eq!(place.doubt(&[(MIDWAY, sql)]), Some(Doubt::Moved));
+    assert_eq!(place.doubt(&[(Moment::Stamped, sql)]), Some(Doubt::Moved));
+    // Its writer was killed in mid-transaction: pages of it are in the main file.
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[..8].copy_from_slice(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7");
+    std::fs::write(&journal, bytes).unwrap();
+    assert_eq!(place.doubt(&[]), Some(Doubt::Sidecar));
+    // What is no file, and what is no regular one, is not waited for.
+    std::fs::remove_file(&journal).unwrap();
+    std::fs::create_dir(&journal).unwrap();
+    assert_eq!(place.doubt(&[]), Some(Doubt::Unreadable));
 }
 
 #[test]
