@@ -24,13 +24,31 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::time::TimeValLike;
 use serde_json::json;
 
 const USAGE: &str =
     "usage: floor scan ROOT THREADS | lz4 FILE OUT | read LIST THREADS | backup LIST THREADS | live LIST
-       | keep LIST FOLDER THREADS
+       | keep LIST FOLDER THREADS | measured FILE COMMAND ARGUMENT…
        | put ENDPOINT BUCKET PREFIX FOLDER|@LIST AT-ONCE | serve DELAY-MS [LOG] | serve-many COUNT LATENCY_MS OBJECT
        | state FILE COUNT BATCHES | bare FILE COUNT BATCHES";
+
+/// Runs a command, writes to `file` what it cost, and ends as it did. The kernel counts the memory that a process was forked with as
+/// its own peak: whoever starts it must be small.
+fn measured(file: &Path, command: &str, arguments: &[&str]) -> Result<()> {
+    let began = Instant::now();
+    let ended = std::process::Command::new(command).args(arguments).status().with_context(|| command.to_owned())?;
+    let seconds = began.elapsed().as_secs_f64();
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN)?;
+    let time = |time: nix::sys::time::TimeVal| Duration::from_micros(time.num_microseconds().unsigned_abs());
+    let cpu = (time(usage.user_time()) + time(usage.system_time())).as_secs_f64();
+    let told = json!({"seconds": seconds, "cpu_s": cpu, "peak_mb": usage.max_rss() as f64 / 1024.0});
+    std::fs::write(file, told.to_string())?;
+    match ended.code() {
+        Some(code) => std::process::exit(code),
+        None => bail!("{command}: {ended}"),
+    }
+}
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -55,6 +73,7 @@ fn main() -> Result<()> {
         ["read", list, threads] => read::read(list, threads.parse().context("THREADS")?, read::plain)?,
         ["backup", list, threads] => read::read(list, threads.parse().context("THREADS")?, read::backup)?,
         ["keep", list, folder, threads] => read::keep(list, Path::new(folder), threads.parse().context("THREADS")?)?,
+        ["measured", file, command, ref arguments @ ..] => return measured(Path::new(file), command, arguments),
         ["live", list] => return live::live(list),
         ["serve", delay_ms, ref log @ ..] if log.len() < 2 => {
             let delay = Duration::from_millis(delay_ms.parse().context("DELAY-MS")?);

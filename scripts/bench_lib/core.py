@@ -81,21 +81,25 @@ def number(value):
 # --- Programs -------------------------------------------------------------------------------------------------------------
 
 class Ran:
-    """One finished process: what it cost as the kernel accounts it, and what it said. Its peak is not told below what this program
-    itself has resident, some 23 MB: keep that small."""
+    """One finished process: what it cost as the kernel accounts it, and what it said. The floor program starts it: a process begins
+    with the peak of the one that forked it, and this one is large."""
 
-    def __init__(self, command, said, env=None, check=True):
-        began = time.monotonic()
+    def __init__(self, floor, command, said, env=None, check=True):
+        cost = pathlib.Path(f"{said}.cost")
+        cost.unlink(missing_ok=True)
         with open(said, "wb") as out:
-            process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=subprocess.STDOUT, env=env)
+            words = [str(word) for word in [floor, "measured", cost, *command]]
+            process = subprocess.Popen(words, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True)
             try:
-                _, status, usage = os.wait4(process.pid, 0)
+                self.code = process.wait()
             except BaseException:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 raise
-        self.seconds, self.said = time.monotonic() - began, pathlib.Path(said).read_text(errors="replace")
-        process.returncode = self.code = os.waitstatus_to_exitcode(status)
-        self.cpu, self.peak_mb = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        self.said = pathlib.Path(said).read_text(errors="replace")
+        if not cost.exists():
+            raise Failed(f"{command[0]} could not be run: {self.said[-2000:]}")
+        told = json.loads(cost.read_text())
+        self.seconds, self.cpu, self.peak_mb = told["seconds"], told["cpu_s"], told["peak_mb"]
         if check and self.code:
             raise Failed(f"{command[0]} ended with {self.code}: {self.said[-2000:]}")
 
@@ -154,7 +158,7 @@ class Bench:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def run(self, *command, env=None, check=True):
-        return Ran(command, self.work / "said", env, check)
+        return Ran(self.floor_program, command, self.work / "said", env, check)
 
     def floor(self, *words):
         """Runs the floor program; returns what it measured."""

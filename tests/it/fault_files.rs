@@ -69,7 +69,7 @@ impl Fleet {
     }
 
     /// The same after a first run, since which half of the databases have changed and one is gone.
-    fn later(reading: &'static [&'static str]) -> Self {
+    pub(crate) fn later(reading: &'static [&'static str]) -> Self {
         let mut fleet = Self::new(reading);
         fleet.place.make("gone.db", "delete", 2);
         fleet.once().expect_code(0);

@@ -22,6 +22,7 @@ mod fault_commands; // every file call of the other commands fails, one after th
 mod fault_day; // a day of cycles under a fake clock beside a model; clocks that jump
 mod fault_files; // every file call of a replicating process fails, one after the other
 mod fault_images; // what a power loss may leave of state and store, at any moment of a run
+mod fault_scan; // the calls of a scan fail, one after the other
 mod fault_state; // any page of state.db, and of its log, damaged or missing
 mod fault_store; // every request of the commands that list, verify, restore and prune fails, one after the other
 mod faults; // a store or state that fails, call by call: what is recorded, what is stored again, what is bounded
