@@ -1,6 +1,6 @@
 //! An S3 server in memory, for stores of a million objects: sorted keys, so that a page of a listing costs what it holds, and
-//! contents that may be made only when they are asked for. Every request takes a given time. No signatures, no multipart
-//! uploads, one bucket. Support for the other modules and for benchmarks; it runs on threads of its own.
+//! contents that may be made only when they are asked for. Every request takes a given time. No signatures,
+//! one bucket. Support for the other modules and for benchmarks; it runs on threads of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -58,6 +58,9 @@ impl Content {
 #[derive(Default)]
 struct State {
     objects: RwLock<BTreeMap<String, Content>>,
+    /// Uploads in parts that are neither completed nor aborted, by their number; each part by its own.
+    uploads: Mutex<BTreeMap<String, BTreeMap<u32, Vec<u8>>>>,
+    uploads_begun: AtomicUsize,
     /// Method, and path with query, of the first requests; and how many there were of each verb.
     log: Mutex<Vec<(String, String)>>,
     counts: Mutex<BTreeMap<&'static str, usize>>,
@@ -203,6 +206,10 @@ struct Asked {
 }
 
 impl Asked {
+    fn is_about_parts(&self) -> bool {
+        self.query.contains_key("uploads") || self.query.contains_key("uploadId")
+    }
+
     fn verb(&self) -> &'static str {
         match self.method {
             Method::GET if self.query.contains_key("list-type") => "LIST",
@@ -289,11 +296,43 @@ impl State {
                 objects.insert(key.to_owned(), Content::Here(asked.body.clone().into()));
                 response(200, "", &[("etag", ETAG)])
             }
+            (verb, key) if !key.is_empty() && asked.is_about_parts() => self.serve_parts(verb, asked),
             ("DELETE", key) if asked.query.is_empty() => {
                 self.objects.write().remove(key);
                 response(204, "", &[])
             }
             ("POST", "") if asked.query.contains_key("delete") => self.delete_many(&asked.body),
+            _ => error(501, "NotImplemented"),
+        }
+    }
+
+    /// An upload in parts: begun, one part of it, completed, aborted.
+    fn serve_parts(&self, verb: &str, asked: &Asked) -> Response<Body> {
+        let of = |name: &str| asked.query.get(name).cloned();
+        let mut uploads = self.uploads.lock();
+        match (verb, of("uploadId"), of("partNumber").and_then(|number| number.parse().ok())) {
+            ("POST", None, None) => {
+                let id = self.uploads_begun.fetch_add(1, Ordering::SeqCst).to_string();
+                uploads.insert(id.clone(), BTreeMap::new());
+                let told = "InitiateMultipartUploadResult";
+                response(200, format!("<{told}><UploadId>{id}</UploadId></{told}>"), &[])
+            }
+            ("PUT", Some(id), Some(number)) => {
+                let Some(parts) = uploads.get_mut(&id) else { return error(404, "NoSuchUpload") };
+                parts.insert(number, asked.body.clone());
+                response(200, "", &[("etag", ETAG)])
+            }
+            ("POST", Some(id), None) => {
+                let Some(parts) = uploads.remove(&id) else { return error(404, "NoSuchUpload") };
+                let object: Vec<u8> = parts.into_values().flatten().collect();
+                self.objects.write().insert(asked.key.clone(), Content::Here(object.into()));
+                let told = "CompleteMultipartUploadResult";
+                response(200, format!("<{told}><ETag>{ETAG}</ETag></{told}>"), &[])
+            }
+            ("DELETE", Some(id), None) => {
+                uploads.remove(&id);
+                response(204, "", &[])
+            }
             _ => error(501, "NotImplemented"),
         }
     }
