@@ -234,6 +234,9 @@ class Bench:
         for name in names:
             if (self.work / name).exists():
                 self.removed += 1
+                # An earlier run may have left some.
+                while (aside / str(self.removed)).exists():
+                    self.removed += 1
                 (self.work / name).rename(aside / str(self.removed))
 
     def clean(self):
